@@ -1,0 +1,340 @@
+"""What we know of one patient at one moment, typed, in canonical units, every item with its source.
+
+A `PatientRecord` holds nothing later than `as_of` and nothing of another patient. What could not be read is a
+`Gap` that names the resource; what could not be fetched is a shortfall and stays with the evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The resource a fact was read from: `Observation/123`, and its version where the server gave one."""
+
+    reference: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A resource, or one value of it, that was there and could not be used.
+
+    code       a closed set, safe to log and count: unknown-code, unknown-unit, no-unit, out-of-limits, no-value,
+               no-time, future, bad-status, malformed, other-patient, conflicting-unit, not-an-image,
+               unsupported-image, no-patient
+    subject    what it was about in our own words (analyte or resource type); never text from the record
+    """
+
+    code: str
+    subject: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """One laboratory result or vital sign.
+
+    analyte     row of tables/labs.csv or tables/vitals.csv (`creatinine`, `resp_rate`)
+    value, unit in the table's canonical unit; `printed` is the value and unit as the laboratory wrote them
+    at          when it was true of the patient (effective time, else end of period, else issued), timezone-aware
+    has_time    False for a date without a time; `at` is then the end of that day
+    comparator  `<`, `<=`, `>`, `>=` where the true value lies on that side of `value`
+    low, high   the reference range printed with the result, in the canonical unit, else the table's, else None
+    extreme     beyond the table's flag limits: used, and said
+    preliminary status preliminary: never drives more than an info card
+    """
+
+    analyte: str
+    name: str
+    loinc: str
+    value: float
+    unit: str
+    printed: str
+    at: datetime
+    source: Source
+    kind: Literal["lab", "vital"] = "lab"
+    has_time: bool = True
+    comparator: str | None = None
+    low: float | None = None
+    high: float | None = None
+    extreme: bool = False
+    preliminary: bool = False
+    preferred: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A coded, not numeric, observation (pregnancy status, AVPU, culture): the answer as (system, code)."""
+
+    name: str
+    loinc: str
+    answer: tuple[str, str]
+    text: str
+    at: datetime | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something in the history: a condition, a drug the patient is on, a procedure.
+
+    concepts   ids the tables give its codes: `heart_failure`, `dialysis` (condition groups), `metformin`,
+               `nsaid` (drug classes); empty where no table knows the code
+    codes      (system, code) as recorded; `text` is the record's own wording, to be escaped where shown
+    start      onset, authored or performed; None where not recorded
+    active     still true at `as_of`
+    """
+
+    kind: Literal["condition", "medication", "procedure"]
+    concepts: frozenset[str]
+    codes: tuple[tuple[str, str], ...]
+    text: str
+    start: datetime | None
+    active: bool
+    source: Source
+    status: str = ""
+    dose: str = ""
+    resource: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The whole resource, kept only for medications: an update suggestion must carry it entire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allergy:
+    """An active, not refuted allergy or intolerance.
+
+    severity  severe | moderate | mild | unknown, from reaction severity, manifestation or criticality
+    """
+
+    concepts: frozenset[str]
+    codes: tuple[tuple[str, str], ...]
+    text: str
+    severity: Literal["severe", "moderate", "mild", "unknown"]
+    onset: datetime | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A ServiceRequest or MedicationRequest, existing or still a draft in the EHR.
+
+    ref        `ServiceRequest/d1`, as the EHR names it
+    kind       imaging | laboratory | medication | other
+    imaging    the row of tables/imaging_orders.csv for an imaging order, else None
+    concepts   drug classes for a medication order
+    resource   the whole resource: suggestions that update an order must send it entire
+    """
+
+    ref: str
+    draft: bool
+    kind: Literal["imaging", "laboratory", "medication", "other"]
+    codes: tuple[tuple[str, str], ...]
+    text: str
+    concepts: frozenset[str]
+    imaging: ImagingOrder | None
+    priority: str
+    status: str
+    authored: datetime | None
+    source: Source
+    resource: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagingOrder:
+    """One row of tables/imaging_orders.csv. `contrast`: none, iodinated_iv, gadolinium_iv, none_or_unknown, radionuclide."""
+
+    loinc: str
+    modality: str
+    region: str
+    contrast: str
+    ionising: bool
+    duplicate_group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One image of a study that DICOMweb can be asked for."""
+
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    sop_class: str
+    modality: str
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An ImagingStudy: what was taken and when; `endpoints` are DICOMweb addresses it names, not yet trusted."""
+
+    uid: str
+    started: datetime | None
+    modalities: frozenset[str]
+    description: str
+    body_sites: tuple[str, ...]
+    instances: tuple[Instance, ...]
+    endpoints: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One film in its true grey scale.
+
+    pixels      (H, W) float32; bright is dense (MONOCHROME1 inverted), after rescale and VOI LUT, in [0, 1]
+    view        PA | AP | LATERAL | unknown
+    spacing_mm  row and column spacing where the header gives one, else None
+    at          when it was acquired (study start where the header has no acquisition time)
+    """
+
+    pixels: NDArray[np.float32] = field(repr=False)
+    view: str
+    at: datetime
+    sop_uid: str
+    study_uid: str
+    source: Source
+    modality: str = "DX"
+    spacing_mm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A DiagnosticReport of radiology; `conclusion` is the record's own text, to be escaped where shown."""
+
+    codes: tuple[tuple[str, str], ...]
+    status: str
+    at: datetime | None
+    conclusion: str
+    study_refs: tuple[str, ...]
+    source: Source
+
+    @property
+    def final(self) -> bool:
+        return self.status in ("final", "amended", "corrected", "appended")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneResult:
+    """One genomic finding.
+
+    gene       HGNC symbol; kind: variant | genotype | haplotype | phenotype | presence
+    value      normalised: `p.Leu858Arg`, `*2/*2`, `Poor Metabolizer`, `positive`
+    origin     germline | somatic | unknown; the three are never confused
+    concepts   model concepts this result stands for, e.g. `EGFR:p.Leu858Arg`, `CYP2C19:Poor Metabolizer`
+    """
+
+    gene: str
+    kind: Literal["variant", "genotype", "haplotype", "phenotype", "presence"]
+    value: str
+    origin: Literal["germline", "somatic", "unknown"]
+    at: datetime | None
+    source: Source
+    concepts: frozenset[str] = frozenset()
+    significance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Encounter:
+    """The current encounter: `class_` is the v3-ActCode (IMP, EMER, AMB, ACUTE), `unit` icu | ed | ward | clinic | unknown."""
+
+    class_: str
+    unit: str
+    start: datetime | None
+    source: Source
+
+    @property
+    def inpatient(self) -> bool:
+        return self.class_ in ("IMP", "ACUTE", "NONAC", "EMER", "OBSENC", "SS")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Demographics. A partial birth date gives the youngest and the oldest age it allows.
+
+    sex  recorded sex for clinical use where present, else administrative gender: male | female | unknown
+    """
+
+    id: str
+    sex: Literal["male", "female", "unknown"]
+    born_earliest: date | None
+    born_latest: date | None
+    deceased: bool = False
+    source: Source | None = None
+
+    def ages(self, as_of: datetime) -> tuple[int, int] | None:
+        """The youngest and oldest age in whole years at `as_of`; None without a birth date."""
+        if self.born_earliest is None or self.born_latest is None:
+            return None
+
+        def years(born: date) -> int:
+            return as_of.year - born.year - ((as_of.month, as_of.day) < (born.month, born.day))
+
+        return years(self.born_latest), years(self.born_earliest)
+
+
+@dataclass(frozen=True, slots=True)
+class PatientRecord:
+    """One patient at one moment. All tuples are sorted newest first; items without a time come last."""
+
+    person: Person
+    as_of: datetime
+    labs: tuple[Lab, ...] = ()
+    coded: tuple[Coded, ...] = ()
+    events: tuple[Event, ...] = ()
+    allergies: tuple[Allergy, ...] = ()
+    orders: tuple[Order, ...] = ()
+    studies: tuple[Study, ...] = ()
+    images: tuple[Image, ...] = ()
+    reports: tuple[Report, ...] = ()
+    genes: tuple[GeneResult, ...] = ()
+    encounter: Encounter | None = None
+    gaps: tuple[Gap, ...] = ()
+
+    def results(self, *analytes: str, within: timedelta | None = None) -> tuple[Lab, ...]:
+        """Results of these analytes, newest first, optionally not older than `within`."""
+        oldest = None if within is None else self.as_of - within
+        return tuple(x for x in self.labs if x.analyte in analytes and (oldest is None or x.at >= oldest))
+
+    def latest(self, *analytes: str, within: timedelta | None = None) -> Lab | None:
+        found = self.results(*analytes, within=within)
+        return found[0] if found else None
+
+    def active(self, *concepts: str) -> tuple[Event, ...]:
+        """Active conditions and medications that carry one of these concepts."""
+        wanted = frozenset(concepts)
+        return tuple(e for e in self.events if e.active and e.concepts & wanted)
+
+    def ever(self, *concepts: str) -> tuple[Event, ...]:
+        wanted = frozenset(concepts)
+        return tuple(e for e in self.events if e.concepts & wanted)
+
+    def drafts(self) -> tuple[Order, ...]:
+        return tuple(o for o in self.orders if o.draft)
+
+    def age_years(self) -> tuple[int, int] | None:
+        return self.person.ages(self.as_of)
+
+    def age_of(self, at: datetime) -> timedelta:
+        return self.as_of - at
+
+
+
+def newest_first(items: Iterable[Any], attribute: str) -> tuple[Any, ...]:
+    """Sort by a datetime attribute, newest first, items without one last; ties keep a stable order by source.
+
+    The order of the resources in a Bundle means nothing in FHIR, so it must not reach the model or a card.
+    """
+
+    def key(item: Any) -> tuple[bool, float, str]:
+        at: datetime | None = getattr(item, attribute)
+        source: Source | None = getattr(item, "source", None)
+        return at is None, -at.timestamp() if at else 0.0, source.reference if source else ""
+
+    return tuple(sorted(items, key=key))

@@ -1,0 +1,213 @@
+"""The model's two ends: what goes in (`FusionInput`) and what comes out (`Assessment`).
+
+Everything the model sees is a token with an age and a mask. A missing modality is `seen == False`, never a
+zero that could be a value. `InputSpec` lays the tokens out and is stored with the weights, so that training
+and serving cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Modality = Literal["imaging", "labs", "history", "genomics"]
+MODALITIES: tuple[Modality, ...] = ("imaging", "labs", "history", "genomics")
+SIGNALS: tuple[str, ...] = (*MODALITIES, "context")
+"""The four modalities that may be missing, and `context` (age, sex), which is part of every patient."""
+
+Tier = Literal["open", "generated", "credentialed"]
+"""Where the data behind a figure come from; results of two tiers never share a table."""
+
+
+class LabFeature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One analyte or vital sign as the model reads it.
+
+    name    the analyte of tables/labs.csv or tables/vitals.csv
+    unit    canonical UCUM unit that values arrive in
+    log     True where `log1p(value)` is scaled instead of the value (long right tails)
+    mean    of the (log) value over the training patients; std likewise, always > 0
+    """
+
+    name: str
+    unit: str
+    mean: float
+    std: float
+    log: bool = False
+
+
+class ImageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How films become tensors: `size` pixels square, grey, in [0, 1]; newest film first, at most `films`."""
+
+    size: int
+    films: int = 2
+    views: tuple[str, ...] = ("unknown", "PA", "AP", "LATERAL")
+
+
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question the model answers.
+
+    name        e.g. `icu_care`, `finding.effusion`
+    title       a clinician's words for it, used on cards
+    modalities  those with training data for this target; the others can never move its logit
+    source      the data set its labels come from
+    """
+
+    name: str
+    title: str
+    modalities: tuple[Modality, ...]
+    source: str
+
+
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The layout of a `FusionInput`, fixed when a checkpoint is trained.
+
+    A code in a signal is 1 + its index in the tuple here; 0 is the code of an unseen slot.
+    """
+
+    image: ImageSpec
+    labs: tuple[LabFeature, ...]
+    history: tuple[str, ...]
+    genomics: tuple[str, ...]
+    targets: tuple[Target, ...]
+    labs_lookback_h: float = 24.0 * 30
+    labs_max: int = 512
+    history_max: int = 128
+    genomics_max: int = 64
+    version: int = 1
+
+    def target_names(self) -> tuple[str, ...]:
+        return tuple(t.name for t in self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """The tokens of one modality, for one patient (no batch axis) or a batch (leading B).
+
+    code    (..., S) int64            1 + index into the spec; for films 1 + index of the view; 0 where unseen
+    values  (..., S, F) float32       labs: scaled value, below range, above range (F=3);
+                                      history: still active (F=1); genomics: 1.0 (F=1);
+                                      context: age in decades, female, male (S=1, F=3)
+            (..., S, 1, H, W) float32 imaging: grey levels in [0, 1], bright is dense
+    age_h   (..., S) float32          hours before `as_of`, never negative
+    seen    (..., S) bool             False where the slot is empty; its other values may then be anything
+    """
+
+    code: NDArray[np.int64]
+    values: NDArray[np.float32]
+    age_h: NDArray[np.float32]
+    seen: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class FusionInput:
+    """All signals of one patient or of a batch; every name in `SIGNALS` is present, if only as unseen slots.
+
+    `used` names the resource behind each seen slot, in slot order (empty in training and in batches).
+    """
+
+    signals: Mapping[str, Signal]
+    used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def present(self) -> frozenset[str]:
+        """The modalities with at least one seen slot (of a single patient)."""
+        return frozenset(m for m in MODALITIES if bool(self.signals[m].seen.any()))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The model's answer to one target.
+
+    probability  calibrated, in [0, 1]; None when the model abstains
+    interval     5th and 95th percentile of the calibrated probability over the calibration bootstrap
+    without      per modality that was present and used: the probability with that modality masked
+    rested_on    the modalities that were seen and have trained weights for this target
+    abstained    why there is no probability, in words for a card; None if there is one
+    """
+
+    target: Target
+    probability: float | None
+    interval: tuple[float, float] | None
+    without: Mapping[str, float]
+    rested_on: frozenset[str]
+    abstained: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """Everything one pass of the model says about one patient.
+
+    model   name@version, e.g. `chest-open@1`; digest is the sha-256 of the weights, hex
+    prior   the same targets on the previous film alone where the input held two films, else empty
+    """
+
+    model: str
+    digest: str
+    tier: Tier
+    estimates: Mapping[str, Estimate]
+    seen: frozenset[str]
+    prior: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+class Assessor(Protocol):
+    """What the service needs of an engine, in this process or elsewhere."""
+
+    @property
+    def spec(self) -> InputSpec: ...
+
+    def assess(self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None) -> Assessment:
+        """Assess one patient within `timeout` seconds.
+
+        Raises `models.serving.EngineBusy` when the queue is full and `EngineTimeout` when the time ran out.
+        """
+        ...
+
+
+def empty_signal(spec: InputSpec, name: str, slots: int = 1) -> Signal:
+    """A signal of `slots` unseen slots, shaped as the spec lays it out."""
+    shape: tuple[int, ...]
+    if name == "imaging":
+        shape = (slots, 1, spec.image.size, spec.image.size)
+    else:
+        shape = (slots, {"labs": 3, "history": 1, "genomics": 1, "context": 3}[name])
+    return Signal(
+        code=np.zeros(slots, np.int64),
+        values=np.zeros(shape, np.float32),
+        age_h=np.zeros(slots, np.float32),
+        seen=np.zeros(slots, np.bool_),
+    )
+
+
+def collate(inputs: Sequence[FusionInput]) -> FusionInput:
+    """Stack patients into one batch, padding every signal with unseen slots to the longest (at least one).
+
+    Padding is invisible to the model: a batch gives the same logits as its rows one by one.
+    """
+    batch: dict[str, Signal] = {}
+    for name in SIGNALS:
+        rows = [i.signals[name] for i in inputs]
+        slots = max(1, *(r.seen.shape[0] for r in rows))
+
+        def pad(array: NDArray[Any], slots: int = slots) -> NDArray[Any]:
+            missing = slots - array.shape[0]
+            return array if not missing else np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+        batch[name] = Signal(
+            code=np.stack([pad(r.code) for r in rows]),
+            values=np.stack([pad(r.values) for r in rows]),
+            age_h=np.stack([pad(r.age_h) for r in rows]),
+            seen=np.stack([pad(r.seen) for r in rows]),
+        )
+    return FusionInput(batch)
+
+
+def without(inputs: FusionInput, modality: str) -> FusionInput:
+    """The same input with one modality masked, as if the patient had none of it."""
+    signal = inputs.signals[modality]
+    masked = Signal(signal.code, signal.values, signal.age_h, np.zeros_like(signal.seen))
+    used = {k: v for k, v in inputs.used.items() if k != modality}
+    return FusionInput({**inputs.signals, modality: masked}, used)

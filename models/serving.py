@@ -1,0 +1,7 @@
+"""Placeholder for import only."""
+
+
+class EngineBusy(RuntimeError): ...
+
+
+class EngineTimeout(RuntimeError): ...
