@@ -1,0 +1,19 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of open data and reference tables beside the project; without it a test skips, and says so."""
+    folder = Path(os.environ.get("ORDERSIGHT_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no open data at {folder}: set ORDERSIGHT_SHARED to the folder that holds data/ and clinical/")
+    return folder
