@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine with Python 3.11 or newer:
+#   make demo          install, start the service with its embedded demo EHR, fire real hooks, keep serving
+#   make demo ONCE=1   the same, and exit after printing the cards
+#   make test          install what the tests need, Debian packages included, and run them all
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+# Root in a container has no sudo, and needs none.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
+
+.PHONY: demo test lint types unit install install-test debian-packages fhir-server docs clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(APT) update && $(APT) install -y python3-venv && $(PYTHON) -m venv $(VENV); }
+
+$(VENV)/.installed: $(BIN)/pip setup.cfg constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed setup.cfg constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+demo: install
+	$(BIN)/cds-service demo --port $(PORT) $(if $(ONCE),--once)
+
+debian-packages:
+	@missing=$$(for p in $$(grep -v '^#' tests/debian-packages.txt); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	[ -z "$$missing" ] || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
+
+tests/servers/fhir/node_modules: tests/servers/fhir/package-lock.json debian-packages
+	cd tests/servers/fhir && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+fhir-server: tests/servers/fhir/node_modules
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-test
+	$(BIN)/mypy
+
+unit: install-test debian-packages fhir-server
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=json:$(VENV)/coverage.json
+	$(BIN)/python tests/coverage_floor.py $(VENV)/coverage.json
+
+test: lint types unit
+
+clean:
+	rm -rf $(VENV) tests/servers/fhir/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
