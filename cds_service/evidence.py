@@ -1,14 +1,29 @@
-"""What a service needs to know: `plan_evidence` decides, `gather` carries it out under one deadline."""
+"""What a service needs to know: `plan_evidence` decides, `gather` carries it out under one deadline.
+
+    client = FhirClient()                                        # cds_service.fhir_client, once per app
+    fhir = client.for_request(request, registered_client)        # a Fetcher: this call's server, token and reads
+    evidence = gather(plan_evidence(service, request), fhir, deadline)
+
+`registered_client` is the caller's entry in the clients file, or None: then nothing is read. A Fetcher serves one
+call and is not closed; the client's `close()` ends its threads when the app ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from cds_service.deadline import Deadline
 from cds_service.hooks import HookRequest
-from cds_service.manifest import Service
+from cds_service.manifest import EvidenceItem, Service
+from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
+from fhir_mappers.imaging import choose_films
+from fhir_mappers.read import read_studies
+from fhir_mappers.record import Instance, Study
 
 Reason = Literal[
     "timeout",  # it did not come in the time there was
@@ -18,7 +33,7 @@ Reason = Literal[
     "bad-answer",  # not JSON, not FHIR, not DICOM, wrong type, too large
     "no-access",  # not sent, and the request gives no fhirServer we may read
     "not-allowed",  # a server that is not registered for this client
-    "truncated",  # more pages than we read
+    "truncated",  # only part of it came: more pages than we read, or a later page that failed
     "busy",  # our own model had no room
 ]
 
@@ -44,16 +59,217 @@ class DicomFile:
     study_uid: str
     series_uid: str
     sop_uid: str
-    metadata: Mapping[str, Any]
-    frame: bytes
+    metadata: Mapping[str, Any] = field(repr=False)
+    frame: bytes = field(repr=False)
     transfer_syntax: str
     reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The bytes of one frame and the UID of the transfer syntax they are in."""
+
+    data: bytes = field(repr=False)
+    transfer_syntax: str
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Raw JSON resources, DICOM frames, and what is missing."""
 
-    resources: tuple[Mapping[str, Any], ...]
+    resources: tuple[Mapping[str, Any], ...] = field(repr=False)
     dicom: tuple[DicomFile, ...] = ()
     shortfalls: tuple[Shortfall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EvidencePlan:
+    """Per key, in the manifest's order: what was sent, what is known absent, what failed, what we must ask for.
+
+    films  key of an ImagingStudy search -> how many of the newest films to read over DICOMweb
+    """
+
+    keys: Mapping[str, Answer | Query]
+    films: Mapping[str, int]
+    patient_id: str = field(repr=False)
+    as_of: datetime
+
+
+class Fetcher(Protocol):
+    """The reads of one call. Each starts at once on a thread of its own and ends soon after its deadline.
+
+    `endpoints` are the addresses or `Endpoint/id` references a study names; only registered archives are asked.
+    """
+
+    def read(self, query: str, type_: str | None, deadline: Deadline) -> Future[Answer]:
+        """Read or search FHIR, following pages. `query` is relative to the server's base, or a next link."""
+        ...
+
+    def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
+        """Ask the archive which images a study has (QIDO-RS)."""
+        ...
+
+    def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]: ...
+
+    def frame(self, study: Study, image: Instance, deadline: Deadline) -> Future[Frame | Failed]: ...
+
+    def abandon(self) -> None:
+        """End every read that still runs, by closing its connection."""
+        ...
+
+
+def plan_evidence(service: Service, request: HookRequest) -> EvidencePlan:
+    """Compare what the service declares with what was sent. Keys the service does not declare are not looked at."""
+    return EvidencePlan(
+        keys={key: _plan_key(key, item, request) for key, item in service.evidence.items()},
+        films={key: item.films for key, item in service.evidence.items() if item.films > 0},
+        patient_id=request.context.patient_id,
+        as_of=request.received_at,
+    )
+
+
+def _plan_key(key: str, item: EvidenceItem, request: HookRequest) -> Answer | Query:
+    template = item.template()
+    type_ = template_type(template)
+    if key in request.prefetch:
+        return read_answer(bytes(request.prefetch[key]), type_)
+    try:
+        return Query(expand(template, request), type_)
+    except NoValue:
+        # An optional context field (`encounterId`) makes its template conditional: nothing to ask, nothing missing.
+        return Failed("no-access") if item.required else Absent()
+
+
+def gather(plan: EvidencePlan, fhir: Fetcher, deadline: Deadline) -> Evidence:
+    """Read what was not sent, in parallel, and stop at the deadline in any case.
+
+    What came is the same, and in the same order, whether it was sent or read. Nothing is raised for a server that
+    is late, gone or wrong: each such key is a shortfall, and what did come of it is kept.
+    """
+    return _Gathering(plan, fhir, deadline).run()
+
+
+class _Gathering:
+    """One `gather` in progress: reads under way, each with what to do once it has ended."""
+
+    def __init__(self, plan: EvidencePlan, fhir: Fetcher, deadline: Deadline) -> None:
+        self.plan = plan
+        self.fhir = fhir
+        self.deadline = deadline
+        self.pending: dict[Future[Any], tuple[str, Callable[[Any], None]]] = {}
+        self.resources: dict[str, tuple[Mapping[str, Any], ...]] = {}
+        self.films: list[tuple[Study, Instance]] = []
+        self.metadata: dict[str, Mapping[str, Any]] = {}
+        self.frames: dict[str, Frame] = {}
+        self.shortfalls: dict[Shortfall, None] = {}
+
+    def run(self) -> Evidence:
+        try:
+            for key, planned in self.plan.keys.items():
+                self._begin(key, planned)
+            while self.pending:
+                done, _ = wait(self.pending, self.deadline.remaining(), FIRST_COMPLETED)
+                if not done:
+                    break
+                for future in done:
+                    _, then = self.pending.pop(future)
+                    then(future.result())
+        finally:
+            self.fhir.abandon()
+        for key, _ in self.pending.values():
+            self._short(key, "truncated" if self.resources.get(key) else "timeout")
+        return self._evidence()
+
+    def _begin(self, key: str, planned: Answer | Query) -> None:
+        if isinstance(planned, Query):
+            self._start(key, self.fhir.read(planned.path, planned.type_, self.deadline), partial(self._answered, key))
+        elif isinstance(planned, Sent) and planned.next_link is not None:
+            self.resources[key] = planned.resources
+            more = self.fhir.read(planned.next_link, None, self.deadline)
+            self._start(key, more, partial(self._continued, key, planned))
+        else:
+            self._answered(key, planned)
+
+    def _start(self, key: str, future: Future[Any], then: Callable[[Any], None]) -> None:
+        self.pending[future] = key, then
+
+    def _short(self, key: str, reason: Reason) -> None:
+        self.shortfalls[Shortfall(key, reason)] = None
+
+    def _answered(self, key: str, answer: Answer) -> None:
+        if isinstance(answer, Failed):
+            self._short(key, answer.reason)
+        elif isinstance(answer, Sent):
+            self.resources[key] = answer.resources
+            if answer.partial:
+                self._short(key, "truncated")
+            if key in self.plan.films:
+                self._seek_films(key)
+
+    def _continued(self, key: str, first: Sent, rest: Answer) -> None:
+        """The client sent the first page; `rest` is what came after it."""
+        more = rest.resources if isinstance(rest, Sent) else ()
+        lost = isinstance(rest, Failed) or (isinstance(rest, Sent) and rest.partial)
+        self._answered(key, Sent((*first.resources, *more), partial=first.partial or lost))
+
+    def _seek_films(self, key: str) -> None:
+        """Find the films worth reading; a study that lists no images is asked about at the archive first."""
+        studies = read_studies(self.resources[key], as_of=self.plan.as_of, patient_id=self.plan.patient_id)
+        bare = [s for s in studies[: self.plan.films[key]] if not s.instances]
+        listed = {s.uid: s for s in studies}
+        waiting = {s.uid for s in bare}
+
+        def found(study: Study, images: tuple[Instance, ...] | Failed) -> None:
+            waiting.discard(study.uid)
+            if isinstance(images, Failed):
+                self._short("films", images.reason)
+            else:
+                listed[study.uid] = replace(study, instances=images)
+            if not waiting:
+                self._read_films(key, tuple(listed.values()))
+
+        for study in bare:
+            self._start("films", self.fhir.instances(study, self.deadline), partial(found, study))
+        if not bare:
+            self._read_films(key, studies)
+
+    def _read_films(self, key: str, studies: Sequence[Study]) -> None:
+        of = {study.uid: study for study in studies}
+        for image in choose_films(studies, self.plan.films[key], self.plan.as_of):
+            study = of[image.study_uid]
+            self.films.append((study, image))
+            self._start(
+                "films", self.fhir.metadata(study, image, self.deadline), partial(self._part, self.metadata, image)
+            )
+            self._start("films", self.fhir.frame(study, image, self.deadline), partial(self._part, self.frames, image))
+
+    def _part(self, parts: dict[str, Any], image: Instance, part: Any) -> None:
+        if isinstance(part, Failed):
+            self._short("films", part.reason)
+        else:
+            parts[image.sop_uid] = part
+
+    def _evidence(self) -> Evidence:
+        dicom = []
+        for study, image in self.films:
+            metadata, frame = self.metadata.get(image.sop_uid), self.frames.get(image.sop_uid)
+            if metadata is not None and frame is not None:
+                uids = image.study_uid, image.series_uid, image.sop_uid
+                dicom.append(DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, study.source.reference))
+        resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
+        return Evidence(_without_repeats(resources), tuple(dicom), tuple(self.shortfalls))
+
+
+def _without_repeats(resources: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Two keys may both bring the same resource; an identical second copy adds nothing."""
+    seen: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    kept = []
+    for resource in resources:
+        id_ = resource.get("id")
+        if isinstance(id_, str):
+            same = seen.setdefault((resource["resourceType"], id_), [])
+            if resource in same:
+                continue
+            same.append(resource)
+        kept.append(resource)
+    return tuple(kept)
