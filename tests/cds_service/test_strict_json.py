@@ -1,0 +1,46 @@
+"""One meaning for every JSON text from outside."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cds_service.strict_json import CONTAINER_LIMIT, DEPTH_LIMIT, BadJson, parse
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_characters="\0")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_characters="\0")), inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES, st.booleans())
+def test_ordinary_json_means_what_it_says(value: object, escaped: bool) -> None:
+    assert parse(json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")) == value
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_whatever_raise_anything_else(text: bytes) -> None:
+    try:
+        parse(text)
+    except BadJson as error:
+        assert str(error).startswith("the body")  # noqa: PT017
+
+
+def test_the_limits_are_where_they_say() -> None:
+    parse(b"[" * DEPTH_LIMIT + b"]" * DEPTH_LIMIT)
+    parse(b"[" * DEPTH_LIMIT + b"1" + b"]" * DEPTH_LIMIT)
+    with pytest.raises(BadJson, match="nested"):
+        parse(b"[" * (DEPTH_LIMIT + 1) + b"]" * (DEPTH_LIMIT + 1))
+    parse(b"[" + b"{}," * (CONTAINER_LIMIT - 2) + b"{}]")
+    with pytest.raises(BadJson, match="more than 500000"):
+        parse(b"[" + b"{}," * (CONTAINER_LIMIT - 1) + b"{}]")
+
+
+def test_a_key_given_twice_at_any_depth_is_refused() -> None:
+    for text in (b'{"a":1,"a":1}', b'[{"b":{"c":1,"\\u0063" : 2}}]'):
+        with pytest.raises(BadJson, match="same key twice"):
+            parse(text)
