@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from real_servers import fhir_server, orthanc  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 
