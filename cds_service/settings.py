@@ -1,0 +1,155 @@
+"""`Settings`: what operations decides, from the environment. Nothing else in the house reads it."""
+
+# ruff: noqa: RUF009 - `_setting` is dataclasses.field with the reading of the variable beside it
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from cds_service.manifest import Profile
+
+PREFIX = "ORDERSIGHT_"
+NOT_OURS = frozenset({"ORDERSIGHT_SHARED"})
+"""Variables of the tests that begin with our prefix."""
+Jwt = Literal["required", "off"]
+
+
+class SettingsError(ValueError):
+    """A variable has a value it cannot have: which one, what would be right."""
+
+
+def _default_manifests() -> Path:
+    checkout = Path(__file__).resolve().parent.parent / "manifests"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "ordersight" / "manifests"
+
+
+def _default_state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ordersight"
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"write a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"write {' or '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if text != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError("write origins such as https://ehr.example.org, without a path, separated by commas")
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(_origin(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("write the public address callers use, e.g. https://cds.example.org")
+    return text.rstrip("/")
+
+
+def _host(text: str) -> str:
+    if not text or any(c.isspace() or c == "/" for c in text):
+        raise ValueError("write an address to listen on, e.g. 127.0.0.1 or 0.0.0.0")
+    return text
+
+
+def _setting(read: Callable[[str], Any], help_: str, default: Any = dataclasses.MISSING, **factory: Any) -> Any:
+    metadata = {"read": read, "help": help_, "shown": factory.pop("shown", None)}
+    return dataclasses.field(default=default, metadata=metadata, **factory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting is the environment variable of its name: `port` is ORDERSIGHT_PORT."""
+
+    host: str = _setting(_host, "address to listen on", "127.0.0.1")
+    port: int = _setting(_whole(0, 65535), "port to listen on; 0 takes a free one", 8080)
+    base_url: str = _setting(
+        _base_url,
+        "public base URL, compared with the audience of every caller's token and used in links",
+        "",
+        shown="http://HOST:PORT",
+    )
+    manifests: Path = _setting(
+        Path, "folder with services/ and models/", default_factory=_default_manifests, shown="manifests/"
+    )
+    models: Path = _setting(Path, "folder with one folder per model", None, shown="MANIFESTS/models")
+    clients: Path = _setting(Path, "YAML file of who may call", None, shown="MANIFESTS/clients.yaml")
+    profile: Profile = _setting(_one_of(*get_args(Profile)), "whether image-derived output is on", "non_device")
+    jwt: Jwt = _setting(_one_of(*get_args(Jwt)), "`off` lets anyone call: for a demo on this machine only", "required")
+    cors_origins: tuple[str, ...] = _setting(
+        _origins, "browser clients that may call, comma-separated origins", (), shown="none"
+    )
+    max_body_bytes: int = _setting(_whole(1_000, 100_000_000), "largest request body; larger is 413", 10_000_000)
+    state_dir: Path = _setting(
+        Path,
+        "folder for what must outlive a restart: tokens seen, cards shown, feedback",
+        default_factory=_default_state,
+        shown="~/.local/state/ordersight",
+    )
+    threads: int = _setting(_whole(1, 256), "calls answered at the same time", 32)
+    drain_s: int = _setting(_whole(0, 300), "seconds a stopping server gives calls under way", 25)
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("base_url", self.base_url or f"http://{_in_url(self.host)}:{self.port}"),
+            ("models", self.models or self.manifests / "models"),
+            ("clients", self.clients or self.manifests / "clients.yaml"),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read `environ`, by default the process's. An empty variable counts as unset.
+
+        Raises SettingsError naming the variable; a variable with our prefix that is no setting is a typing error.
+        """
+        environ = os.environ if environ is None else environ
+        fields = {PREFIX + f.name.upper(): f for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            if not variable.startswith(PREFIX) or variable in NOT_OURS or not text:
+                continue
+            if variable not in fields:
+                near = get_close_matches(variable, fields, n=1)
+                raise SettingsError(f"{variable} is no setting{f'; did you mean {near[0]}?' if near else ''}")
+            try:
+                values[fields[variable].name] = fields[variable].metadata["read"](text)
+            except ValueError as error:
+                raise SettingsError(f"{variable} is {text!r}; {error}") from None
+        return cls(**values)
+
+
+def documented() -> tuple[tuple[str, str, str], ...]:
+    """Every variable with its default and meaning, for docs/operations.md."""
+    return tuple(
+        (PREFIX + f.name.upper(), str(f.metadata["shown"] or f.default), f.metadata["help"])
+        for f in dataclasses.fields(Settings)
+    )
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
