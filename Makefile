@@ -35,6 +35,7 @@ demo: install
 
 debian-packages:
 	@missing=$$(for p in $$(grep -v '^#' tests/debian-packages.txt); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	[ -z "$$missing" ] || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
 
 tests/servers/fhir/node_modules: tests/servers/fhir/package-lock.json debian-packages

@@ -100,7 +100,7 @@ def _wait(process: subprocess.Popen[bytes], ready: Any, what: str, log: Path) ->
 def running_fhir_server() -> Iterator[FhirServer]:
     """Medplum's router behind tests/servers/fhir/server.mjs."""
     node = shutil.which("node")
-    _need(node, "the test FHIR server needs Node 20 (apt-get install nodejs npm)")
+    _need(node, "the test FHIR server needs Node 18 or newer (apt-get install nodejs npm)")
     _need(
         (HERE / "fhir/node_modules/@medplum/fhir-router").is_dir(), f"run `npm ci --ignore-scripts` in {HERE / 'fhir'}"
     )
@@ -109,7 +109,7 @@ def running_fhir_server() -> Iterator[FhirServer]:
         log = Path(folder, "log")
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [node, "--experimental-websocket", "server.mjs"],
+                [node, "server.mjs"],
                 cwd=HERE / "fhir",
                 stdout=out,
                 stderr=subprocess.STDOUT,

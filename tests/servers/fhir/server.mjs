@@ -1,7 +1,8 @@
 // A FHIR R4 server in memory, for tests: Medplum's router and MemoryRepository, and what those leave out.
-// Run as `node --experimental-websocket server.mjs` (Node 20 has no global WebSocket, which @medplum/core wants).
+// Run as `node server.mjs`.
 // PORT chooses the port (0 or unset: any free one). Prints `READY <base URL>` when it answers.
 // GET /requests lists the calls it has had (method, url, authorization), DELETE /requests forgets them.
+import './websocket.mjs';
 import { createServer } from 'node:http';
 import {
   OperationOutcomeError,
