@@ -214,7 +214,10 @@ class _Gathering:
 
     def _seek_films(self, key: str) -> None:
         """Find the films worth reading; a study that lists no images is asked about at the archive first."""
-        studies = read_studies(self.resources[key], as_of=self.plan.as_of, patient_id=self.plan.patient_id)
+        resources = self.resources[key]
+        studies = _with_endpoint_references(
+            read_studies(resources, as_of=self.plan.as_of, patient_id=self.plan.patient_id), resources
+        )
         bare = [s for s in studies[: self.plan.films[key]] if not s.instances]
         listed = {s.uid: s for s in studies}
         waiting = {s.uid for s in bare}
@@ -258,6 +261,26 @@ class _Gathering:
                 dicom.append(DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, study.source.reference))
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
         return Evidence(_without_repeats(resources), tuple(dicom), tuple(self.shortfalls))
+
+
+def _with_endpoint_references(studies: Sequence[Study], resources: Sequence[Mapping[str, Any]]) -> tuple[Study, ...]:
+    """Add the `Endpoint/id` references of each study to the addresses that came along with it."""
+    references: dict[str, list[str]] = {}
+    for resource in resources:
+        if resource["resourceType"] == "ImagingStudy":
+            series = resource.get("series")
+            holders = [resource, *(series if isinstance(series, list) else ())]
+            references[f"ImagingStudy/{resource.get('id')}"] = [
+                endpoint["reference"]
+                for holder in holders
+                if isinstance(holder, dict) and isinstance(holder.get("endpoint"), list)
+                for endpoint in holder["endpoint"]
+                if isinstance(endpoint, dict) and isinstance(endpoint.get("reference"), str)
+            ]
+    return tuple(
+        replace(s, endpoints=tuple(dict.fromkeys((*s.endpoints, *references.get(s.source.reference, ())))))
+        for s in studies
+    )
 
 
 def _without_repeats(resources: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

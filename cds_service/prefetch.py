@@ -9,16 +9,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import orjson
-
+from cds_service import strict_json
 from cds_service.hooks import HookRequest
 
 if TYPE_CHECKING:
     from cds_service.evidence import Reason
-
-MAX_CONTAINERS = 400_000
-"""Objects and arrays in one answer. 20 MB of `{}` would become 578 MB of Python objects, so we count before parsing."""
-COUNT_ABOVE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +48,15 @@ class Query:
 Answer = Sent | Absent | Failed
 
 
-def read_answer(body: bytes | memoryview, type_: str | None) -> Answer:
+def read_answer(body: bytes, type_: str | None) -> Answer:
     """Read one FHIR answer, in prefetch or from a server.
 
     type_  the resource type the template asks for; None where only the client knows it (`{{context.userId}}`).
            Resources of further types are kept: `_include` brings them, and so do queries typed by hand at a site.
     """
-    if len(body) > COUNT_ABOVE_BYTES:
-        body = bytes(body)
-        if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
-            return Failed("bad-answer")
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        data = strict_json.parse(body)
+    except strict_json.BadJson:
         return Failed("bad-answer")
     if data is None:
         return Absent()

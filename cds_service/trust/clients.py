@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from cds_service.trust.origins import Base, read_base, same_base
+
 
 class ClientsError(ValueError):
     """The clients file is wrong: which entry, what would be right."""
@@ -16,12 +18,24 @@ class ClientsError(ValueError):
 class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One FHIR server of a client and the archives beside it.
 
-    base      e.g. https://ehr.example.org/fhir/R4; plain http only when written out, for loopback
-    dicomweb  DICOMweb roots this client's studies may be read from; the first serves studies that name no endpoint
+    base           e.g. https://ehr.example.org/fhir/R4; plain http is for a server on this machine only
+    dicomweb       DICOMweb roots this client's studies may be read from; the first serves studies that name no endpoint
+    allow_private  True where these names lead to private addresses (10.0.0.0/8 and the like), as inside a hospital
     """
 
     base: str
     dicomweb: tuple[str, ...] = ()
+    allow_private: bool = False
+
+    def __post_init__(self) -> None:
+        self.fhir_base()
+        self.archives()
+
+    def fhir_base(self) -> Base:
+        return read_base(self.base, self.allow_private)
+
+    def archives(self) -> tuple[Base, ...]:
+        return tuple(read_base(root, self.allow_private) for root in self.dicomweb)
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +53,10 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jwks_url: str = ""
     jwks_file: str = ""
     audience: str = ""
+
+    def server(self, url: str) -> FhirServer | None:
+        """The registered server a request's `fhirServer` names, or None: then it is not contacted."""
+        return next((s for s in self.fhir if same_base(s.fhir_base(), url)), None)
 
 
 class Clients:

@@ -1,0 +1,172 @@
+"""What DICOMweb answers: frames out of multipart bodies, instances out of DICOM JSON (DICOM PS3.18).
+
+The multipart reader is our own: the transfer syntax of a frame stands in the header of its part, which clients throw
+away, and archives quote the outer Content-Type in ways that strict parsers refuse (COMPONENTS: Orthanc).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cds_service.evidence import Frame
+from cds_service.strict_json import BadJson, parse
+from fhir_mappers.record import Instance, Study
+
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
+UNCOMPRESSED = f'multipart/related; type="application/octet-stream"; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}'
+DICOM_JSON = "application/dicom+json"
+CONVERT_ON = frozenset({400, 406, 415, 500, 501})
+"""Answers to `AS_STORED` after which the converted frame is worth asking for: Orthanc says 500 for objects stored
+deflated or big endian, and an archive without `*` says 400 or 406."""
+
+DEFAULT_SYNTAX = {
+    # PS3.18, media types of image bulk data and the transfer syntax each stands for when it names none.
+    "image/jpeg": "1.2.840.10008.1.2.4.70",
+    "image/dicom-rle": "1.2.840.10008.1.2.5",
+    "image/x-dicom-rle": "1.2.840.10008.1.2.5",
+    "image/jls": "1.2.840.10008.1.2.4.80",
+    "image/x-jls": "1.2.840.10008.1.2.4.80",
+    "image/jp2": "1.2.840.10008.1.2.4.90",
+    "image/jphc": "1.2.840.10008.1.2.4.201",
+}
+_PARAMETER = re.compile(r';\s*([A-Za-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
+_UID = re.compile(r"[0-9]+(?:\.[0-9]+){1,31}")
+MAX_PART_HEADER = 4096
+
+
+class BadAnswer(ValueError):
+    """The archive's answer is not what DICOMweb says. The message holds nothing of it."""
+
+
+def instance_path(image: Instance) -> str:
+    """`studies/.../instances/...` below a DICOMweb root. Raises BadAnswer for a UID that is none."""
+    return f"{study_path(image.study_uid)}/series/{_uid(image.series_uid)}/instances/{_uid(image.sop_uid)}"
+
+
+def study_path(study_uid: str) -> str:
+    return f"studies/{_uid(study_uid)}"
+
+
+def _uid(text: str) -> str:
+    if len(text) > 64 or _UID.fullmatch(text) is None:
+        raise BadAnswer("not a DICOM UID")
+    return text
+
+
+def media_type(header: str) -> tuple[str, dict[str, str]]:
+    """A Content-Type and its parameters, names in lower case.
+
+    `type="image/jp2; transfer-syntax=1.2"` is read as Orthanc means it: the quotes hold a type and its parameter.
+    """
+    type_, _, _ = header.partition(";")
+    parameters = {name.lower(): value.strip('"') for name, value in _PARAMETER.findall(header)}
+    inner = parameters.get("type", "")
+    if ";" in inner:
+        parameters["type"] = inner.partition(";")[0].strip()
+        for name, value in _PARAMETER.findall(inner):
+            parameters.setdefault(name.lower(), value.strip('"'))
+    return type_.strip().lower(), parameters
+
+
+def read_frame(content_type: str, body: bytes) -> Frame:
+    """The first frame of an answer, multipart or plain. Raises BadAnswer."""
+    outer, parameters = media_type(content_type)
+    if outer != "multipart/related":
+        if not outer.startswith(("image/", "application/octet-stream")) or not body:
+            raise BadAnswer("neither multipart nor a frame")
+        return Frame(body, _syntax(outer, parameters, {}))
+    header, data = first_part(body, parameters.get("boundary", ""))
+    inner, own = media_type(header.get("content-type", parameters.get("type", "application/octet-stream")))
+    return Frame(data, _syntax(inner, own, parameters))
+
+
+def _syntax(type_: str, own: Mapping[str, str], outer: Mapping[str, str]) -> str:
+    """The part's own word, else what its type stands for, else the answer's; else explicit VR little endian."""
+    if type_.startswith("image/") and "transfer-syntax" not in own and type_ not in DEFAULT_SYNTAX:
+        raise BadAnswer("an image type without a transfer syntax")
+    named = own.get("transfer-syntax") or DEFAULT_SYNTAX.get(type_) or outer.get("transfer-syntax")
+    return EXPLICIT_LITTLE_ENDIAN if named in (None, "*") else _uid(str(named))
+
+
+def first_part(body: bytes, boundary: str) -> tuple[dict[str, str], bytes]:
+    """Headers (names in lower case) and content of the first part of a multipart body (RFC 2046). Raises BadAnswer.
+
+    A part's Content-Length is believed where the delimiter does follow it: pixels may hold the delimiter's bytes.
+    """
+    if not 0 < len(boundary) <= 70:
+        raise BadAnswer("no boundary")
+    delimiter = b"--" + boundary.encode("ascii", "replace")
+    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter, 0, MAX_PART_HEADER) + 2
+    if not body.startswith(delimiter, start):
+        raise BadAnswer("no part begins")
+    head = body.find(b"\r\n", start) + 2
+    if body.startswith(b"--", start + len(delimiter)) or head < 2:
+        raise BadAnswer("no part at all")
+    if body.startswith(b"\r\n", head):
+        headers, content = {}, head + 2
+    else:
+        end = body.find(b"\r\n\r\n", head, head + MAX_PART_HEADER)
+        if end < 0:
+            raise BadAnswer("a part without an end to its headers")
+        lines = body[head:end].decode("latin-1").split("\r\n")
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        content = end + 4
+    closing = b"\r\n" + delimiter
+    length = headers.get("content-length", "")
+    if length.isdigit() and len(length) < 12 and body.startswith(closing, content + int(length)):
+        return headers, body[content : content + int(length)]
+    end = body.find(closing, content)
+    if end <= content:
+        raise BadAnswer("a part that is empty or never ends")
+    return headers, body[content:end]
+
+
+def read_metadata(body: bytes, sop_uid: str) -> Mapping[str, Any]:
+    """The DICOM JSON of one instance. Raises BadAnswer, also when it is of another instance."""
+    for instance in _dicom_json(body):
+        if _value(instance, "00080018") == sop_uid:
+            return instance
+    raise BadAnswer("no metadata of this instance")
+
+
+def read_instances(body: bytes, study: Study) -> tuple[Instance, ...]:
+    """What QIDO-RS names as the images of a study; entries without their UIDs are left out. Raises BadAnswer."""
+    only = next(iter(study.modalities)) if len(study.modalities) == 1 else ""
+    images = []
+    for found in _dicom_json(body):
+        series_uid, sop_uid = _value(found, "0020000E"), _value(found, "00080018")
+        if isinstance(series_uid, str) and isinstance(sop_uid, str) and _value(found, "0020000D") in (None, study.uid):
+            number = _value(found, "00200013")
+            images.append(
+                Instance(
+                    study_uid=study.uid,
+                    series_uid=series_uid,
+                    sop_uid=sop_uid,
+                    sop_class=str(_value(found, "00080016") or ""),
+                    modality=str(_value(found, "00080060") or only),
+                    number=int(number) if isinstance(number, int | float) else 0,
+                )
+            )
+    return tuple(images)
+
+
+def _dicom_json(body: bytes) -> Sequence[Mapping[str, Any]]:
+    if not body:
+        return ()  # QIDO-RS: 204 without a body where nothing matches
+    try:
+        data = parse(body)
+    except BadJson:
+        raise BadAnswer("not JSON") from None
+    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
+        raise BadAnswer("not DICOM JSON")
+    return data
+
+
+def _value(instance: Mapping[str, Any], tag: str) -> Any:
+    """The first value of an attribute, or None."""
+    attribute = instance.get(tag)
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values[0] if isinstance(values, list) and values else None

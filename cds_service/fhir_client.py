@@ -1,0 +1,261 @@
+"""`FhirClient`: what one call reads from its FHIR server and the archives beside it.
+
+Each upstream has a bounded pool of threads of its own, which is its bulkhead: a server that hangs holds up the reads
+of that server and no other, and what waits in its queue holds no thread.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cds_service import dicomweb
+from cds_service.deadline import Deadline
+from cds_service.evidence import Frame, Reason
+from cds_service.hooks import HookRequest
+from cds_service.prefetch import Absent, Answer, Failed, Sent, read_answer
+from cds_service.transport import Ask, Call, FetchFailed, Got, Transport
+from cds_service.trust.clients import Client, FhirServer
+from cds_service.trust.origins import Base, NotAllowed, Resolver
+from fhir_mappers.record import Instance, Study
+
+MAX_PAGES = 10
+MAX_ENTRIES = 2_000
+MAX_FHIR_BYTES = 8_000_000
+"""Of all pages of one search together, after decompression."""
+MAX_FRAME_BYTES = 64_000_000
+FHIR_JSON = "application/fhir+json"
+
+T = TypeVar("T")
+_ENDPOINT = re.compile(r"Endpoint/[A-Za-z0-9.-]{1,128}")
+
+
+class FhirClient:
+    """The threads and connections of all calls; made once per app.
+
+    fhir_in_flight      reads under way at one FHIR server
+    dicomweb_in_flight  reads under way at one archive
+    ca_bundle           file with the certificate authorities to trust, where the hospital has its own
+    """
+
+    def __init__(
+        self,
+        *,
+        fhir_in_flight: int = 16,
+        dicomweb_in_flight: int = 8,
+        ca_bundle: str | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.transport = Transport(ca_bundle, resolver)
+        self._sizes = {"fhir": fhir_in_flight, "dicomweb": dicomweb_in_flight}
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[str, Base], ThreadPoolExecutor] = {}
+
+    def for_request(self, request: HookRequest, client: Client | None) -> Reads:
+        """The reads of one call: at the `fhirServer` it names, if that is registered for `client`, with its token."""
+        if request.fhir_server is None:
+            return Reads(self, None, "no-access")
+        server = client.server(request.fhir_server) if client is not None else None
+        if server is None:
+            return Reads(self, None, "not-allowed")
+        token = getattr(request.fhir_authorization, "access_token", None)
+        if token is not None and re.fullmatch(r"[!-~]+", token) is None:
+            return Reads(self, None, "no-access")  # it would end the header it stands in
+        return Reads(self, server, None, token)
+
+    def close(self) -> None:
+        with self._lock:
+            for pool in self._pools.values():
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def pool(self, kind: str, base: Base) -> ThreadPoolExecutor:
+        with self._lock:
+            if (kind, base) not in self._pools:
+                self._pools[kind, base] = ThreadPoolExecutor(self._sizes[kind], thread_name_prefix=kind)
+            return self._pools[kind, base]
+
+
+@dataclass(slots=True)
+class Reads:
+    """The reads of one call, as `evidence.Fetcher` describes them. `refusal` says why there is no server to read."""
+
+    client: FhirClient
+    server: FhirServer | None
+    refusal: Reason | None
+    token: str | None = field(default=None, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _calls: set[Call] = field(default_factory=set, repr=False)
+    _futures: list[Future[Any]] = field(default_factory=list, repr=False)
+    _endpoints: dict[str, Future[Answer]] = field(default_factory=dict, repr=False)
+    _abandoned: bool = False
+
+    def read(self, query: str, type_: str | None, deadline: Deadline) -> Future[Answer]:
+        if self.server is None:
+            return _ended(Failed(self.refusal or "no-access"))
+        base = self.server.fhir_base()
+        return self._submit("fhir", base, lambda: self._pages(base, query, type_, deadline))
+
+    def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
+        def ask(root: Base) -> tuple[Instance, ...]:
+            path = f"{dicomweb.study_path(study.uid)}/instances?includefield=00080060"
+            got = self._get(root, path, dicomweb.DICOM_JSON, deadline, MAX_FHIR_BYTES)
+            return dicomweb.read_instances(got.body, study)
+
+        return self._ask_archive(study, deadline, ask)
+
+    def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]:
+        def ask(root: Base) -> Mapping[str, Any]:
+            path = f"{dicomweb.instance_path(image)}/metadata"
+            got = self._get(root, path, dicomweb.DICOM_JSON, deadline, MAX_FHIR_BYTES)
+            return dicomweb.read_metadata(got.body, image.sop_uid)
+
+        return self._ask_archive(study, deadline, ask)
+
+    def frame(self, study: Study, image: Instance, deadline: Deadline) -> Future[Frame | Failed]:
+        def ask(root: Base) -> Frame:
+            path = f"{dicomweb.instance_path(image)}/frames/1"
+            try:
+                got = self._get(root, path, dicomweb.AS_STORED, deadline, MAX_FRAME_BYTES)
+            except FetchFailed as failed:
+                if failed.status not in dicomweb.CONVERT_ON:
+                    raise
+                got = self._get(root, path, dicomweb.UNCOMPRESSED, deadline, MAX_FRAME_BYTES)
+            return dicomweb.read_frame(got.content_type, got.body)
+
+        return self._ask_archive(study, deadline, ask)
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            calls, futures = tuple(self._calls), tuple(self._futures)
+        for future in futures:
+            future.cancel()
+        for call in calls:
+            call.abandon()
+
+    def _submit(self, kind: str, base: Base, task: Callable[[], T]) -> Future[T | Failed]:
+        def carry_out() -> T | Failed:
+            try:
+                return task()
+            except FetchFailed as failed:
+                return Failed(failed.reason)
+            except dicomweb.BadAnswer:
+                return Failed("bad-answer")
+
+        future = self.client.pool(kind, base).submit(carry_out)
+        with self._lock:
+            self._futures.append(future)
+        return future
+
+    def _get(self, base: Base, below: str, accept: str, deadline: Deadline, limit: int, *, gzip: bool = False) -> Got:
+        assert self.server is not None
+        # The token is the EHR's: it goes to the FHIR server's own origin and nowhere else.
+        token = self.token if base.origin == self.server.fhir_base().origin else None
+        call = Call(base, deadline)
+        with self._lock:
+            if self._abandoned:
+                raise FetchFailed("timeout")
+            self._calls.add(call)
+        try:
+            return self.client.transport.get(call, Ask(below, accept, limit, token, gzip))
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+
+    def _pages(self, base: Base, query: str, type_: str | None, deadline: Deadline) -> Answer:
+        """An answer with all its pages. What the first ones gave is kept when a later one fails: it is then partial."""
+        resources: list[Mapping[str, Any]] = []
+        seen: set[str] = set()
+        partial, size = False, 0
+        link: str | None = query
+        while link is not None:
+            if len(seen) == MAX_PAGES or len(resources) >= MAX_ENTRIES:
+                partial = True
+                break
+            page: Answer
+            try:
+                below = base.below(link)
+                if below in seen:
+                    partial = True
+                    break
+                got = self._get(base, below, FHIR_JSON, deadline, MAX_FHIR_BYTES - size, gzip=True)
+                size += len(got.body)
+                page = _read_fhir(got, None if seen else type_)
+            except FetchFailed as failed:
+                page = Failed(failed.reason)
+            except NotAllowed:
+                page = Failed("not-allowed")
+            if isinstance(page, Failed):
+                if not seen:
+                    return page
+                partial = True
+                break
+            seen.add(below)
+            link = None
+            if isinstance(page, Sent):
+                resources += page.resources
+                partial = partial or page.partial
+                link = page.next_link
+        if not resources and not partial:
+            return Absent()
+        return Sent(tuple(resources), partial=partial)
+
+    def _ask_archive(self, study: Study, deadline: Deadline, ask: Callable[[Base], T]) -> Future[T | Failed]:
+        roots = self.server.archives() if self.server is not None else ()
+        if not roots:
+            return _ended(Failed(self.refusal or "no-access"))
+        return self._submit("dicomweb", roots[0], lambda: ask(self._archive_of(study, roots, deadline)))
+
+    def _archive_of(self, study: Study, roots: Sequence[Base], deadline: Deadline) -> Base:
+        """The registered archive the study names, else the first. Nothing is asked where there is no choice."""
+        if len(roots) > 1:
+            for endpoint in study.endpoints:
+                address = self._address(endpoint, deadline)
+                for root in roots:
+                    if address is not None and _leads_to(address, root):
+                        return root
+        return roots[0]
+
+    def _address(self, endpoint: str, deadline: Deadline) -> str | None:
+        """A study names its archive by an address, or by a reference to an Endpoint of the FHIR server."""
+        assert self.server is not None
+        try:
+            reference = self.server.fhir_base().below(endpoint)
+        except NotAllowed:
+            return endpoint
+        if _ENDPOINT.fullmatch(reference) is None:
+            return endpoint
+        with self._lock:
+            if reference not in self._endpoints:
+                self._endpoints[reference] = self.read(reference, "Endpoint", deadline)
+            future = self._endpoints[reference]
+        try:
+            answer = future.result(deadline.remaining())
+        except (TimeoutError, CancelledError):
+            return None
+        address = answer.resources[0].get("address") if isinstance(answer, Sent) and answer.resources else None
+        return address if isinstance(address, str) else None
+
+
+def _read_fhir(got: Got, type_: str | None) -> Answer:
+    if got.content_type and "json" not in got.content_type.lower():
+        return Failed("bad-answer")
+    return read_answer(got.body, type_)
+
+
+def _leads_to(address: str, root: Base) -> bool:
+    try:
+        root.below(address)
+    except NotAllowed:
+        return False
+    return "://" in address
+
+
+def _ended(answer: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(answer)
+    return future
