@@ -21,9 +21,9 @@ from cds_service.deadline import Deadline
 from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
-from fhir_mappers.imaging import choose_films
 from fhir_mappers.read import read_studies
 from fhir_mappers.record import Instance, Study
+from fhir_mappers.studies import choose_films
 
 Reason = Literal[
     "timeout",  # it did not come in the time there was

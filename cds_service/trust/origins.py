@@ -123,7 +123,8 @@ def read_base(text: str, allow_private: bool = False) -> Base:
     try:
         parts = parse(text)
     except NotAllowed as error:
-        raise ValueError(f"{text!r} is {error}; write e.g. https://ehr.example.org/fhir/R4") from None
+        shown = "a URL with a password in it" if "@" in text else repr(text)
+        raise ValueError(f"{shown} is {error}; write e.g. https://ehr.example.org/fhir/R4") from None
     if parts.query is not None:
         raise ValueError(f"{text!r} has a query; write the base URL alone")
     labels = parts.host.split(".")
