@@ -62,7 +62,7 @@ class FhirClient:
         server = client.server(request.fhir_server) if client is not None else None
         if server is None:
             return Reads(self, None, "not-allowed")
-        token = getattr(request.fhir_authorization, "access_token", None)
+        token = request.fhir_authorization.access_token if request.fhir_authorization is not None else None
         if token is not None and re.fullmatch(r"[!-~]+", token) is None:
             return Reads(self, None, "no-access")  # it would end the header it stands in
         return Reads(self, server, None, token)
