@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -125,17 +126,28 @@ _SPELLINGS = {
     **dict.fromkeys(("pH", "units", "[pH]", "pH units"), "[pH]"),
     **dict.fromkeys(("mm/hr", "mm/h"), "mm/h"),
     **dict.fromkeys(("(score)", "score"), "{score}"),
+    **dict.fromkeys(("mIU/mL",), "m[IU]/mL"),
+    **dict.fromkeys(("mIU/L",), "m[IU]/L"),
+    **dict.fromkeys(("uIU/mL",), "u[IU]/mL"),
 }
 _PER_1_73 = re.compile(r"(?i)^ml/min/\[?\{?\(?1\.73_?\s?m(?:2|\^2|²)\]?\}?\)?$|^ml/min per 1\.73 ?m2$")
 
 
+_LITRE = re.compile(r"(?<![A-Za-z{\[])([dcmunpf]?)l(?![A-Za-z])")
+
+
 def normalise_unit(unit: str) -> str:
-    """Bring a printed unit to its UCUM spelling; case matters afterwards. Unknown spellings pass unchanged."""
+    """Bring a printed unit to its UCUM spelling; case matters afterwards. Unknown spellings pass unchanged.
+
+    UCUM itself spells the litre `l` or `L`, and the arbitrary international unit `[iU]` or `[IU]`: one of each here.
+    """
     text = unit.strip().replace("µ", "u").replace("μ", "u")
     if _PER_1_73.match(text):
         return "mL/min/{1.73_m2}"
     if text.startswith("mcg"):
         text = "ug" + text[3:]
+    text = _SPELLINGS.get(text, text)
+    text = _LITRE.sub(r"\1L", text).replace("[iU]", "[IU]")
     return _SPELLINGS.get(text, text)
 
 
@@ -152,8 +164,8 @@ def check_digit_ok(code: str) -> bool:
 
 
 def _rows(table: str) -> Iterator[dict[str, str]]:
-    with resources.files("fhir_mappers").joinpath("tables", table).open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+    text = resources.files("fhir_mappers").joinpath("tables", table).read_text(encoding="utf-8")
+    yield from csv.DictReader(io.StringIO(text, newline=""))
 
 
 def _number(text: str | None) -> float | None:
@@ -185,30 +197,56 @@ def _conversions(canonical: str, alternatives: str) -> dict[str, Conversion]:
 
 
 @functools.cache
-def lab_codes() -> dict[str, LabCode]:
-    """LOINC code -> row, for laboratory results and vital signs together."""
-    table: dict[str, LabCode] = {}
+def _lab_rows() -> tuple[LabCode, ...]:
+    rows = []
     for kind, file, name_column in (("lab", "labs.csv", "analyte"), ("vital", "vitals.csv", "vital")):
         for row in _rows(file):
             male = (row.get("ref_low_m", row.get("ref_low_adult")), row.get("ref_high_m", row.get("ref_high_adult")))
             female = (row.get("ref_low_f", row.get("ref_low_adult")), row.get("ref_high_f", row.get("ref_high_adult")))
-            table[row["loinc"]] = LabCode(
-                loinc=row["loinc"],
-                analyte=row[name_column],
-                name=row["name"],
-                kind=kind,
-                unit=row["canonical_ucum"],
-                conversions=_conversions(row["canonical_ucum"], row["alt_units"]),
-                reject=(_number(row["reject_low"]), _number(row["reject_high"])),
-                flag=(_number(row["flag_low"]), _number(row["flag_high"])),
-                ref_male=(_number(male[0]), _number(male[1])),
-                ref_female=(_number(female[0]), _number(female[1])),
-                stale_inpatient=_duration(row["stale_inpatient"]),
-                stale_outpatient=_duration(row["stale_outpatient"]),
-                missing_unit=row["missing_unit"],
-                preferred=row["preferred"] == "y",
+            rows.append(
+                LabCode(
+                    loinc=row["loinc"],
+                    analyte=row[name_column],
+                    name=row["name"],
+                    kind=kind,
+                    unit=row["canonical_ucum"],
+                    conversions=_conversions(row["canonical_ucum"], row["alt_units"]),
+                    reject=(_number(row["reject_low"]), _number(row["reject_high"])),
+                    flag=(_number(row["flag_low"]), _number(row["flag_high"])),
+                    ref_male=(_number(male[0]), _number(male[1])),
+                    ref_female=(_number(female[0]), _number(female[1])),
+                    stale_inpatient=_duration(row["stale_inpatient"]),
+                    stale_outpatient=_duration(row["stale_outpatient"]),
+                    missing_unit=row["missing_unit"],
+                    preferred=row["preferred"] == "y",
+                )
             )
-    return table
+    return tuple(rows)
+
+
+@functools.cache
+def lab_codes() -> dict[str, LabCode]:
+    """LOINC code -> row, for laboratory results and vital signs together.
+
+    2708-6 stands in both tables: FHIR's vital signs use it for pulse oximetry, laboratories for arterial
+    saturation. Here it is the vital sign; `find_lab` tells the two apart by category.
+    """
+    return {row.loinc: row for row in _lab_rows()}
+
+
+@functools.cache
+def _laboratory_codes() -> dict[str, LabCode]:
+    return {**lab_codes(), **{row.loinc: row for row in _lab_rows() if row.kind == "lab"}}
+
+
+def find_lab(codes: Iterable[tuple[str, str]], *, laboratory: bool = False) -> LabCode | None:
+    """The row of the first preferred LOINC code among these, else of the first known one.
+
+    laboratory  the observation says its category is laboratory
+    """
+    table = _laboratory_codes() if laboratory else lab_codes()
+    found = [table[code] for system, code in codes if system in LOINC_SYSTEMS and code in table]
+    return next((row for row in found if row.preferred), found[0] if found else None)
 
 
 @functools.cache
@@ -310,7 +348,12 @@ def imaging_orders() -> dict[str, ImagingOrder]:
     """LOINC code of an orderable study -> what it is."""
     return {
         row["loinc"]: ImagingOrder(
-            row["loinc"], row["modality"], row["region"], row["contrast"], row["ionising"] == "y", row["duplicate_group"]
+            row["loinc"],
+            row["modality"],
+            row["region"],
+            row["contrast"],
+            row["ionising"] == "y",
+            row["duplicate_group"],
         )
         for row in _rows("imaging_orders.csv")
     }
@@ -322,3 +365,75 @@ def find_imaging_order(codes: Iterable[tuple[str, str]]) -> ImagingOrder | None:
         if system in LOINC_SYSTEMS and code in table:
             return table[code]
     return None
+
+
+# Answers of coded observations, each code matched exactly. LOINC answers: 82810-3 (LL4129-4), 67775-7 with
+# LA6560-2 for new confusion, presence lists. SNOMED CT codes are single matches, no list of that system is shipped.
+_MEANINGS: dict[str, dict[str, str]] = {
+    "pregnancy_status": {
+        "LA15173-0": "pregnant",
+        "77386006": "pregnant",
+        "LA26683-5": "not-pregnant",
+        "60001007": "not-pregnant",
+        "LA4489-6": "unknown",
+    },
+    "avpu": {
+        "LA9340-6": "alert",
+        "LA6560-2": "confusion",
+        "LA17108-4": "voice",
+        "LA17107-6": "pain",
+        "LA9343-0": "unresponsive",
+        "248234008": "alert",
+        "130987000": "confusion",
+        "300202002": "voice",
+        "450847001": "pain",
+        "422768004": "unresponsive",
+    },
+    "{presence}": {
+        **dict.fromkeys(("LA6576-8", "LA11882-0", "LA9633-4", "10828004", "260373001", "POS"), "positive"),
+        **dict.fromkeys(("LA6577-6", "LA11883-8", "LA9634-2", "260385009", "260415000", "NEG"), "negative"),
+    },
+}
+_PRESENCE_WORDS = {
+    **dict.fromkeys(("positive", "pos", "detected", "reactive", "present"), "positive"),
+    **dict.fromkeys(("negative", "neg", "not detected", "non-reactive", "nonreactive", "absent"), "negative"),
+}
+
+
+def coded_meaning(row: LabCode, codes: Iterable[tuple[str, str]], text: str) -> str:
+    """What a coded answer says, in our own word, or "" where no table knows it.
+
+    Presence tests (hCG, antigens, RNA) may answer with one whole word instead of a code, as many laboratories do
+    (labs.csv notes it for hCG); nothing else is ever read from text.
+    """
+    table = _MEANINGS.get(row.analyte) or _MEANINGS.get(row.unit, {})
+    found = {table[code] for _, code in codes if code in table}
+    if len(found) == 1:
+        return found.pop()
+    if not found and row.unit == "{presence}":
+        return _PRESENCE_WORDS.get(text.strip().rstrip(".").lower(), "")
+    return ""
+
+
+def knows_conditions(codes: Iterable[tuple[str, str]]) -> bool:
+    """Whether the tables can say what these codes are not: an ICD-10 code in no group is understood, not unknown."""
+    return any(system in ICD10_SYSTEMS for system, _ in codes)
+
+
+_ATC_SUBSTANCE = re.compile(r"[A-Z]\d\d[A-Z]{2}\d\d")
+
+
+def knows_drugs(codes: Iterable[tuple[str, str]]) -> bool:
+    """Whether the tables can say what these codes are not: a whole ATC code can, a RxCUI may be any product."""
+    return any(system in ATC_SYSTEMS and _ATC_SUBSTANCE.fullmatch(code) for system, code in codes)
+
+
+@functools.cache
+def _genes() -> dict[str, str]:
+    return {row["hgnc"]: row["symbol"] for row in _rows("genes.csv")}
+
+
+def gene_symbol(codes: Iterable[tuple[str, str]]) -> str:
+    """The HGNC symbol of the first HGNC id among these that tables/genes.csv lists, else ""."""
+    table = _genes()
+    return next((table[code] for _, code in codes if code in table), "")

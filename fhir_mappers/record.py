@@ -28,8 +28,10 @@ class Gap:
     """A resource, or one value of it, that was there and could not be used.
 
     code       a closed set, safe to log and count: unknown-code, unknown-unit, no-unit, out-of-limits, no-value,
-               no-time, future, bad-status, malformed, other-patient, conflicting-unit, not-an-image,
-               unsupported-image, no-patient
+               no-time, future, bad-status, malformed, other-patient, conflicting-unit, not-an-image, wrong-image,
+               unsupported-image, no-patient, specimen-quality (haemolysed, diluted, wrong tube),
+               superseded (an older version of a resource, or a better result of the same analyte, was used),
+               not-read (a type or kind of resource that nothing here reads)
     subject    what it was about in our own words (analyte or resource type); never text from the record
     """
 
@@ -45,7 +47,7 @@ class Lab:
     analyte     row of tables/labs.csv or tables/vitals.csv (`creatinine`, `resp_rate`)
     value, unit in the table's canonical unit; `printed` is the value and unit as the laboratory wrote them
     at          when it was true of the patient (effective time, else end of period, else issued), timezone-aware
-    has_time    False for a date without a time; `at` is then the end of that day
+    has_time    False for a date without a time; `at` is then the end of that day (for today: `as_of`)
     comparator  `<`, `<=`, `>`, `>=` where the true value lies on that side of `value`
     low, high   the reference range printed with the result, in the canonical unit, else the table's, else None
     extreme     beyond the table's flag limits: used, and said
@@ -72,7 +74,12 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """A coded, not numeric, observation (pregnancy status, AVPU, culture): the answer as (system, code)."""
+    """A coded, not numeric, observation (pregnancy status, AVPU, culture): the answer as (system, code).
+
+    answer   (system, code) as recorded; ("date", "2026-05-01") for due dates; ("", "") for an answer in words
+    meaning  our word for it where a table knows it: positive, negative; pregnant, not-pregnant, unknown; alert,
+             confusion, voice, pain, unresponsive; else ""
+    """
 
     name: str
     loinc: str
@@ -80,6 +87,7 @@ class Coded:
     text: str
     at: datetime | None
     source: Source
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +156,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ImagingOrder:
-    """One row of tables/imaging_orders.csv. `contrast`: none, iodinated_iv, gadolinium_iv, none_or_unknown, radionuclide."""
+    """One row of tables/imaging_orders.csv.
+
+    contrast  none, iodinated_iv, gadolinium_iv, none_or_unknown, radionuclide
+    """
 
     loinc: str
     modality: str
@@ -228,6 +239,8 @@ class GeneResult:
     value      normalised: `p.Leu858Arg`, `*2/*2`, `Poor Metabolizer`, `positive`
     origin     germline | somatic | unknown; the three are never confused
     concepts   model concepts this result stands for, e.g. `EGFR:p.Leu858Arg`, `CYP2C19:Poor Metabolizer`
+    significance     pathogenic, likely pathogenic, uncertain significance, likely benign, benign; "" where not said
+    allele_fraction  of a variant in the sample, 0 to 1; None where not said
     """
 
     gene: str
@@ -238,11 +251,16 @@ class GeneResult:
     source: Source
     concepts: frozenset[str] = frozenset()
     significance: str = ""
+    allele_fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Encounter:
-    """The current encounter: `class_` is the v3-ActCode (IMP, EMER, AMB, ACUTE), `unit` icu | ed | ward | clinic | unknown."""
+    """The current encounter.
+
+    class_  v3-ActCode: IMP, EMER, AMB, ACUTE and so on
+    unit    icu | ed | ward | clinic | unknown
+    """
 
     class_: str
     unit: str
@@ -323,7 +341,6 @@ class PatientRecord:
 
     def age_of(self, at: datetime) -> timedelta:
         return self.as_of - at
-
 
 
 def newest_first(items: Iterable[Any], attribute: str) -> tuple[Any, ...]:

@@ -1,0 +1,217 @@
+"""Genomic Observations -> GeneResult: HL7 Genomics Reporting (variant, genotype, haplotype, implications) and the
+laboratory's own phenotype and HLA codes.
+
+Germline, somatic and unknown are never confused: what the report does not say stays unknown. Nothing is inferred:
+a genotype is not turned into a phenotype here, and an uncertain answer never into a normal one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+from fhir_mappers import fhir
+from fhir_mappers.codes import LOINC_SYSTEMS, gene_symbol
+from fhir_mappers.record import Gap, GeneResult, Source
+
+Origin = Literal["germline", "somatic", "unknown"]
+Kind = Literal["variant", "genotype", "haplotype", "phenotype", "presence"]
+
+VARIANT, GENOTYPE, HAPLOTYPE = "69548-6", "84413-4", "84414-2"
+GENE, P_HGVS, C_HGVS, SIGNIFICANCE, SOURCE_CLASS = "48018-6", "48005-3", "48004-6", "53037-8", "48002-0"
+PHENOTYPES = {"79714-2": "CYP2C19", "79715-9": "CYP2D6", "79716-7": "CYP2C9", "79719-1": "DPYD"}
+HLA = {"50956-2": "HLA-B*57:01", "57979-7": "HLA-B*15:02"}
+IMPLICATIONS = frozenset({"therapeutic-implication", "diagnostic-implication"})
+EFFECTS = ("therapeutic-implication", "53040-2", "51961-1", "51964-5", "predicted-therapeutic-implication")
+"""Components that carry an implication's answer, over the versions of the guide: its own code, LOINC's genetic
+effect on drug metabolism, drug efficacy and so on."""
+
+METABOLIZERS = {
+    "LA9657-3": "Poor Metabolizer",
+    "LA10317-8": "Intermediate Metabolizer",
+    "LA25391-6": "Normal Metabolizer",
+    "LA10316-0": "Normal Metabolizer",  # the retired "extensive"
+    "LA25390-8": "Rapid Metabolizer",
+    "LA10315-2": "Ultrarapid Metabolizer",
+}
+_PRESENT = frozenset({"LA9633-4", "LA6576-8", "LA11882-0", "10828004", "260373001", "POS"})
+_ABSENT = frozenset({"LA9634-2", "LA6577-6", "LA11883-8", "260385009", "260415000", "NEG"})
+_ORIGINS: dict[str, Origin] = {"LA6683-2": "germline", "LA6684-0": "somatic"}
+SIGNIFICANCES = {
+    "LA6668-3": "pathogenic",
+    "LA26332-9": "likely pathogenic",
+    "LA26333-7": "uncertain significance",
+    "LA26334-5": "likely benign",
+    "LA6675-8": "benign",
+}
+USED = frozenset({"final", "amended", "corrected"})
+
+_AMINO = dict(zip("ARNDCQEGHILKMFPSTWYV*X", (
+    "Ala", "Arg", "Asn", "Asp", "Cys", "Gln", "Glu", "Gly", "His", "Ile", "Leu",
+    "Lys", "Met", "Phe", "Pro", "Ser", "Thr", "Trp", "Tyr", "Val", "Ter", "Ter",
+), strict=True))  # fmt: skip
+_THREE = frozenset(_AMINO.values())
+_RESIDUE = r"(?:[A-Z][a-z]{2}|[A-Z*])"
+_PROTEIN = re.compile(
+    rf"(?:.*:)?(?:p\.)?\(?({_RESIDUE}\d+(?:_{_RESIDUE}\d+)?"
+    rf"(?:{_RESIDUE}|=|del|dup|(?:del)?ins{_RESIDUE}+|{_RESIDUE}?fs(?:(?:Ter|\*)\d+)?))\)?"
+)
+_STAR = re.compile(r"(?:[A-Z0-9-]+ )?(\*.+)")
+
+
+def is_genomic(resource: fhir.Resource) -> bool:
+    """Whether an Observation is one of the genomic kinds read here, by its code alone."""
+    return any(_kind(system, code) for system, code in fhir.codes_of(resource.get("code")))
+
+
+def _kind(system: str, code: str) -> str:
+    if code in IMPLICATIONS and "genomics-reporting" in system:
+        return code
+    if system in LOINC_SYSTEMS and (code in (VARIANT, GENOTYPE, HAPLOTYPE) or code in PHENOTYPES or code in HLA):
+        return code
+    return ""
+
+
+def read_genes(resource: fhir.Resource, as_of: datetime) -> Iterator[GeneResult | Gap]:
+    """Read one genomic Observation. Raises fhir.Malformed.
+
+    Only final results count, and results never grow old: one without a date is read with `at` None. What a report
+    marks absent is kept for single alleles (HLA) and is no result for variants, where it speaks only of the region
+    that was looked at.
+    """
+    reference = fhir.reference_of(resource)
+    kind = next(k for k in (_kind(s, c) for s, c in fhir.codes_of(resource.get("code"))) if k)
+    observation = fhir.read(resource, fhir.Observation)
+    period = observation.effective_period or fhir.Period()
+    at = fhir.read_start(
+        observation.effective_date_time or observation.effective_instant or period.end or observation.issued, as_of
+    )
+    issued = fhir.read_time(observation.issued, as_of)
+    if observation.status not in USED:
+        yield Gap("bad-status", "genomics", reference)
+    elif fhir.in_future(at, as_of) or fhir.in_future(issued and issued.at, as_of):
+        yield Gap("future", "genomics", reference)
+    else:
+        found = [r for r in _results(kind, observation, at, fhir.source_of(resource)) if r.gene and r.value]
+        yield from found
+        if not found:
+            yield Gap("no-value", "genomics", reference)
+
+
+def _results(kind: str, observation: fhir.Observation, at: datetime | None, source: Source) -> Iterator[GeneResult]:
+    origin = _origin(observation)
+    value = observation.value_codeable_concept or fhir.Concept()
+
+    def result(gene: str, kind: Kind, value: str) -> GeneResult:
+        return GeneResult(gene, kind, value, origin, at, source, frozenset({f"{gene}:{value}"}))
+
+    if kind in PHENOTYPES:
+        yield result(PHENOTYPES[kind], "phenotype", _metabolizer(value))
+    elif kind in HLA:
+        answer = "positive" if value.says(*_PRESENT) else "negative" if value.says(*_ABSENT) else ""
+        yield result(HLA[kind], "presence", answer)
+    elif kind in (GENOTYPE, HAPLOTYPE):
+        star = next((m[1] for text in _written(value) if (m := _STAR.fullmatch(text))), "")
+        for gene in _genes(observation):
+            yield result(gene, "genotype" if kind == GENOTYPE else "haplotype", star)
+            yield result(gene, "phenotype", _effect(observation))
+    elif kind == VARIANT:
+        if not value.says(*_ABSENT):
+            for gene in _genes(observation):
+                yield _variant(observation, gene, origin, at, source)
+    elif kind == "therapeutic-implication":
+        for gene in _genes(observation):
+            yield result(gene, "phenotype", _effect(observation))
+
+
+def _effect(observation: fhir.Observation) -> str:
+    return next((m for code in EFFECTS for c in _answers(observation, code) if (m := _metabolizer(c))), "")
+
+
+def _variant(
+    observation: fhir.Observation, gene: str, origin: Origin, at: datetime | None, source: Source
+) -> GeneResult:
+    names = (normal_protein(w) for c in _answers(observation, P_HGVS) for w in _written(c))
+    protein = next((name for name in names if name), "")
+    coding = next((w for c in _answers(observation, C_HGVS) for w in _written(c)), "")
+    classes = (code for c in _answers(observation, SIGNIFICANCE) for _, code in c.codes)
+    return GeneResult(
+        gene=gene,
+        kind="variant",
+        value=protein or coding,
+        origin=origin,
+        at=at,
+        source=source,
+        concepts=frozenset({f"{gene}:{protein}"} if protein else ()),
+        significance=next((SIGNIFICANCES[c] for c in classes if c in SIGNIFICANCES), ""),
+        allele_fraction=_fraction(observation),
+    )
+
+
+def _fraction(observation: fhir.Observation) -> float | None:
+    """Sample variant allele fraction, 0 to 1; percent is converted, anything else than % or 1 is not a fraction."""
+    for part in observation.component:
+        quantity = part.value_quantity
+        if any(code == "81258-6" for _, code in part.code.codes) and quantity and quantity.value is not None:
+            unit = quantity.code or quantity.unit or ""
+            value = quantity.value / 100 if unit == "%" else quantity.value if unit in ("1", "{ratio}") else None
+            if value is not None and 0 <= value <= 1:
+                return float(value)
+    return None
+
+
+def _answers(observation: fhir.Observation, code: str) -> Iterator[fhir.Concept]:
+    """The answers of the components with this code; a string answer as a concept with that text."""
+    for part in observation.component:
+        if any(c == code for _, c in part.code.codes):
+            if part.value_codeable_concept is not None:
+                yield part.value_codeable_concept
+            elif part.value_string:
+                yield fhir.Concept(text=part.value_string)
+
+
+def _written(concept: fhir.Concept) -> Iterator[str]:
+    """The HGVS names of an answer, from its code, display or text: an HGVS name is itself the code."""
+    yield from (code for _, code in concept.codes)
+    yield from (c.display for c in concept.coding if c.display)
+    if concept.text:
+        yield concept.text
+
+
+def _genes(observation: fhir.Observation) -> list[str]:
+    """HGNC symbols of the genes studied: by HGNC id where the table knows it, else by the coded symbol."""
+    found: list[str] = []
+    for answer in _answers(observation, GENE):
+        symbol = gene_symbol(answer.codes) or next((c.display for c in answer.coding if c.display), "")
+        symbol = symbol or (answer.text or "")
+        if re.fullmatch(r"[A-Z][A-Z0-9-]{1,15}", symbol):
+            found.append(symbol)
+    return list(dict.fromkeys(found))
+
+
+def _origin(observation: fhir.Observation) -> Origin:
+    codes = {code for answer in _answers(observation, SOURCE_CLASS) for _, code in answer.codes}
+    found = {_ORIGINS[code] for code in codes if code in _ORIGINS}
+    return found.pop() if len(found) == 1 else "unknown"
+
+
+def _metabolizer(concept: fhir.Concept) -> str:
+    found = {METABOLIZERS[code] for _, code in concept.codes if code in METABOLIZERS}
+    return found.pop() if len(found) == 1 else ""
+
+
+def normal_protein(name: str) -> str:
+    """A protein change in three-letter HGVS: `L858R`, `p.L858R` and `NP_005219.2:p.(Leu858Arg)` -> `p.Leu858Arg`.
+
+    Deletions, insertions, duplications and frameshifts keep their words (`p.Glu746_Ala750del`). Empty for what is
+    no protein change.
+    """
+    match = _PROTEIN.fullmatch(name.strip())
+    if not match:
+        return ""
+    residues = re.findall(_RESIDUE, match[1])
+    if any(r not in _AMINO and r not in _THREE for r in residues):
+        return ""
+    return "p." + re.sub(_RESIDUE, lambda m: _AMINO.get(m[0], m[0]), match[1])

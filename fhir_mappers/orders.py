@@ -1,0 +1,153 @@
+"""ServiceRequest and MedicationRequest -> Order, both what exists and what is still a draft in the EHR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Literal
+
+from fhir_mappers import fhir
+from fhir_mappers.codes import LOINC_SYSTEMS, drug_concepts, find_imaging_order, find_lab
+from fhir_mappers.events import drug_of
+from fhir_mappers.record import Gap, Order
+
+DRAFTABLE = frozenset(
+    {
+        "ServiceRequest",
+        "MedicationRequest",
+        "NutritionOrder",
+        "VisionPrescription",
+        "DeviceRequest",
+        "CommunicationRequest",
+        "SupplyRequest",
+        "Task",
+        "Appointment",
+    }
+)
+_GONE = frozenset({"entered-in-error", "revoked", "cancelled", "stopped"})
+_IMAGING = frozenset({"363679005", "RAD"})
+_LABORATORY = frozenset({"108252007", "LAB"})
+"""Categories of ServiceRequest: SNOMED CT imaging and laboratory procedure, v2-0074 RAD and LAB."""
+
+
+def read_service_request(resource: fhir.Resource, as_of: datetime) -> Iterator[Order | Gap]:
+    """Read an existing ServiceRequest, active or on hold (DQ-1). Raises fhir.Malformed."""
+    reference = fhir.reference_of(resource)
+    request = fhir.read(resource, fhir.ServiceRequest)
+    if request.status not in ("active", "on-hold") or request.do_not_perform:
+        yield Gap("bad-status", "ServiceRequest", reference)
+        return
+    authored = fhir.read_start(request.authored_on, as_of)
+    if fhir.in_future(authored, as_of):
+        yield Gap("future", "ServiceRequest", reference)
+        return
+    order = _service_order(resource, request, as_of, draft=False)
+    yield order
+    if not order.codes:
+        yield Gap("unknown-code", "ServiceRequest", reference)
+
+
+def _service_order(resource: fhir.Resource, request: fhir.ServiceRequest, as_of: datetime, *, draft: bool) -> Order:
+    codes = request.code.codes
+    imaging = find_imaging_order(codes)
+    kind: Literal["imaging", "laboratory", "medication", "other"] = "other"
+    if imaging is not None or any(c.says(*_IMAGING) for c in request.category):
+        kind = "imaging"
+    elif any(c.says(*_LABORATORY) for c in request.category) or find_lab(codes) is not None:
+        kind = "laboratory"
+    return Order(
+        ref=fhir.reference_of(resource),
+        draft=draft,
+        kind=kind,
+        codes=codes,
+        text=request.code.words,
+        # An order detail may name the contrast agent that the procedure code leaves open.
+        concepts=drug_concepts(code for detail in request.order_detail for code in detail.codes),
+        imaging=imaging,
+        priority=request.priority or "routine",
+        status=request.status,
+        authored=fhir.read_start(request.authored_on, as_of),
+        source=fhir.source_of(resource),
+        resource=resource,
+    )
+
+
+def read_draft(
+    resource: fhir.Resource, as_of: datetime, supporting: Mapping[str, fhir.Resource]
+) -> Iterator[Order | Gap]:
+    """Read a resource of draftOrders; its status may be any but a withdrawn one (re-signing). Raises fhir.Malformed."""
+    kind = fhir.type_of(resource)
+    if resource.get("status") in _GONE or resource.get("doNotPerform") is True:
+        yield Gap("bad-status", kind, fhir.reference_of(resource))
+    elif kind == "ServiceRequest":
+        yield _service_order(resource, fhir.read(resource, fhir.ServiceRequest), as_of, draft=True)
+    elif kind == "MedicationRequest":
+        request = fhir.read(resource, fhir.MedicationRequest)
+        codes, text = drug_of(resource, request, supporting)
+        yield Order(
+            ref=fhir.reference_of(resource),
+            draft=True,
+            kind="medication",
+            codes=codes,
+            text=text,
+            concepts=drug_concepts(codes),
+            imaging=None,
+            priority=request.priority or "routine",
+            status=request.status,
+            authored=fhir.read_start(request.authored_on, as_of),
+            source=fhir.source_of(resource),
+            resource=resource,
+        )
+    elif kind in DRAFTABLE:
+        status = resource.get("status")
+        codes = fhir.codes_of(resource.get("code"))
+        yield Order(
+            ref=fhir.reference_of(resource),
+            draft=True,
+            kind="other",
+            codes=codes,
+            text="",
+            concepts=frozenset(),
+            imaging=None,
+            priority="routine",
+            status=status if isinstance(status, str) else "",
+            authored=None,
+            source=fhir.source_of(resource),
+            resource=resource,
+        )
+    else:
+        yield Gap("not-read", kind or "unknown", fhir.reference_of(resource))
+
+
+def read_drafts(
+    drafts: Iterable[fhir.Resource], as_of: datetime, patient_id: str | None
+) -> tuple[list[Order], list[Gap]]:
+    """Read every draft; one that names another patient is a Gap, one that names nobody is this patient's.
+
+    The EHR sends draftOrders in the context of one patient, and drafts of the public sandbox carry no subject.
+    """
+    given = [d for d in drafts if isinstance(d, Mapping)]
+    supporting = {fhir.reference_of(d): d for d in given if fhir.type_of(d) == "Medication"}
+    orders: list[Order] = []
+    gaps: list[Gap] = []
+    for draft in given:
+        if fhir.type_of(draft) == "Medication":
+            continue
+        if patient_id is not None and fhir.names_patient(draft, patient_id) is False:
+            gaps.append(Gap("other-patient", fhir.type_of(draft) or "unknown", fhir.reference_of(draft)))
+            continue
+        try:
+            for item in read_draft(draft, as_of, supporting):
+                if isinstance(item, Order):
+                    orders.append(item)
+                else:
+                    gaps.append(item)
+        except fhir.Malformed:
+            gaps.append(Gap("malformed", fhir.type_of(draft), fhir.reference_of(draft)))
+    return orders, gaps
+
+
+def is_imaging_report(codes: Iterable[tuple[str, str]]) -> bool:
+    """Whether one of these LOINC codes is an orderable study of tables/imaging_orders.csv."""
+    pairs = tuple(codes)
+    return any(system in LOINC_SYSTEMS for system, _ in pairs) and find_imaging_order(pairs) is not None

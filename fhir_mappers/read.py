@@ -1,0 +1,260 @@
+"""`read_record`: raw FHIR and DICOM become a `PatientRecord`; nothing raw goes further than this.
+
+Select on plain JSON first, validate only what is used, resource by resource (`fhir_mappers.fhir` says with what, and
+why not with fhir.resources). A resource that is broken, of another patient, from the future or of no use costs
+itself alone and leaves one `Gap` with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from fhir_mappers import fhir
+from fhir_mappers.events import read_allergy, read_condition, read_medication, read_procedure
+from fhir_mappers.genomics import is_genomic, read_genes
+from fhir_mappers.imaging import DicomFrame, decode_film
+from fhir_mappers.labs import read_observation, settle
+from fhir_mappers.orders import read_drafts, read_service_request
+from fhir_mappers.people import current_encounter, identifiers, read_person
+from fhir_mappers.record import (
+    Allergy,
+    Coded,
+    Event,
+    Gap,
+    GeneResult,
+    Image,
+    Lab,
+    Order,
+    PatientRecord,
+    Person,
+    Report,
+    Study,
+    newest_first,
+)
+from fhir_mappers.studies import read_report, read_study
+
+SUPPORTING = frozenset({"Medication", "Endpoint", "Location"})
+"""Types that belong to no patient and are read only where a patient's resource refers to them."""
+
+Item = Lab | Coded | Event | Allergy | Order | Study | Report | GeneResult | Gap
+
+
+def read_record(
+    resources: Iterable[fhir.Resource],
+    dicom: Iterable[DicomFrame] = (),
+    *,
+    as_of: datetime,
+    patient_id: str,
+    drafts: Iterable[fhir.Resource] = (),
+) -> PatientRecord:
+    """Read everything known of one patient at `as_of` (timezone-aware).
+
+    The order of `resources` means nothing. Of several versions of one resource the highest is read. Every resource
+    has to name the patient, or it is left out with a Gap.
+    """
+    if as_of.tzinfo is None:
+        raise ValueError("as_of needs a time zone: a record without one cannot be compared with its results")
+    patient_id = fhir.last_segment(patient_id)
+    gaps: list[Gap] = []
+    mine, supporting = _select(resources, patient_id, gaps)
+    patient = next((r for r in mine if fhir.type_of(r) == "Patient"), None)
+    person = _person(patient, patient_id, as_of, gaps)
+    encounter, missed = current_encounter((r for r in mine if fhir.type_of(r) == "Encounter"), as_of, supporting)
+    gaps += missed
+    items: list[Item] = []
+    for resource in mine:
+        items += _read(resource, person, as_of, supporting)
+    orders, missed = read_drafts(drafts, as_of, patient_id)
+    drafted = {o.ref for o in orders}
+    orders += [o for o in _of(Order, items) if o.ref not in drafted]
+    gaps += [*missed, *_of(Gap, items)]
+    labs, missed = settle(_of(Lab, items), as_of)
+    gaps += missed
+    studies = _of(Study, items)
+    images, missed = _images(dicom, studies, patient, patient_id)
+    gaps += missed
+    return PatientRecord(
+        person=person,
+        as_of=as_of,
+        labs=newest_first(labs, "at"),
+        coded=newest_first(_of(Coded, items), "at"),
+        events=newest_first(_of(Event, items), "start"),
+        allergies=newest_first(_of(Allergy, items), "onset"),
+        orders=newest_first(orders, "authored"),
+        studies=newest_first(studies, "started"),
+        images=newest_first(images, "at"),
+        reports=newest_first(_of(Report, items), "at"),
+        genes=newest_first(_of(GeneResult, items), "at"),
+        encounter=encounter,
+        gaps=tuple(sorted(gaps, key=lambda g: (g.code, g.subject, g.reference))),
+    )
+
+
+def read_orders(drafts: Iterable[fhir.Resource], as_of: datetime, patient_id: str | None = None) -> tuple[Order, ...]:
+    """The draft orders alone, as far as they can be read: enough to decide whether a service is concerned."""
+    orders, _ = read_drafts(drafts, as_of, None if patient_id is None else fhir.last_segment(patient_id))
+    return tuple(orders)
+
+
+def read_studies(resources: Iterable[fhir.Resource], *, as_of: datetime, patient_id: str) -> tuple[Study, ...]:
+    """The imaging studies of this patient alone, newest first: enough to decide which films to fetch."""
+    wanted = [r for r in flatten(resources) if fhir.type_of(r) in ("ImagingStudy", "Endpoint")]
+    mine, supporting = _select(wanted, fhir.last_segment(patient_id), [])
+    found: list[Item] = []
+    for resource in mine:
+        if fhir.type_of(resource) == "ImagingStudy":
+            found += _guarded(resource, lambda r: read_study(r, as_of, supporting))
+    return newest_first(_of(Study, found), "started")
+
+
+def flatten(resources: Iterable[Any]) -> Iterator[fhir.Resource]:
+    """The resources themselves, and in place of a Bundle what is in it. Anything that is no object is passed over."""
+    for resource in resources:
+        if not isinstance(resource, Mapping):
+            continue
+        if fhir.type_of(resource) == "Bundle":
+            inner = (e.get("resource") for e in fhir.each(resource.get("entry")) if isinstance(e, Mapping))
+            yield from (r for r in inner if isinstance(r, Mapping))
+        else:
+            yield resource
+
+
+def _select(
+    resources: Iterable[fhir.Resource], patient_id: str, gaps: list[Gap]
+) -> tuple[list[fhir.Resource], dict[str, fhir.Resource]]:
+    """This patient's resources, one version each, in an order of their own; and those that belong to no patient."""
+    latest: dict[str, fhir.Resource] = {}
+    nameless: dict[bytes, fhir.Resource] = {}
+    for resource in flatten(resources):
+        kind, id_ = fhir.type_of(resource), fhir.id_of(resource)
+        if not kind:
+            gaps.append(Gap("malformed", "unknown", "unknown"))
+            continue
+        if kind not in SUPPORTING and not fhir.names_patient(resource, patient_id):
+            known = kind in READERS or kind in ("Patient", "Encounter")
+            gaps.append(Gap("other-patient" if known else "not-read", kind, fhir.reference_of(resource)))
+            continue
+        if not id_:
+            nameless[_content(resource)] = resource
+            continue
+        reference = fhir.reference_of(resource)
+        held = latest.setdefault(reference, resource)
+        if held is not resource:
+            gaps.append(Gap("superseded", kind, reference))
+            latest[reference] = max(held, resource, key=_version)
+    supporting = {ref: r for ref, r in latest.items() if fhir.type_of(r) in SUPPORTING}
+    mine = [latest[ref] for ref in sorted(latest) if ref not in supporting]
+    return mine + [nameless[key] for key in sorted(nameless)], supporting
+
+
+def _version(resource: fhir.Resource) -> tuple[int, str, bytes]:
+    """Orders versions of one resource: by number, else by time, else by content, so that the input's order is moot."""
+    meta = resource.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    version, updated = meta.get("versionId"), meta.get("lastUpdated")
+    number = int(version) if isinstance(version, str) and version.isascii() and version.isdigit() else -1
+    return number, updated if isinstance(updated, str) else "", _content(resource)
+
+
+def _content(resource: fhir.Resource) -> bytes:
+    return msgspec.json.encode(resource, order="deterministic")
+
+
+def _person(patient: fhir.Resource | None, patient_id: str, as_of: datetime, gaps: list[Gap]) -> Person:
+    unknown = Person(patient_id, "unknown", None, None)
+    if patient is None:
+        gaps.append(Gap("no-patient", "Patient", f"Patient/{patient_id}"))
+        return unknown
+    try:
+        person, faults = read_person(patient, as_of)
+    except fhir.Malformed:
+        gaps.append(Gap("malformed", "Patient", f"Patient/{patient_id}"))
+        return unknown
+    gaps += faults
+    return person
+
+
+Reader = Callable[[fhir.Resource, Person, datetime, Mapping[str, fhir.Resource]], Iterable[Item]]
+
+
+def _observation(
+    resource: fhir.Resource, person: Person, as_of: datetime, _: Mapping[str, fhir.Resource]
+) -> Iterable[Item]:
+    return read_genes(resource, as_of) if is_genomic(resource) else read_observation(resource, person, as_of)
+
+
+def _report(
+    resource: fhir.Resource, person: Person, as_of: datetime, supporting: Mapping[str, fhir.Resource]
+) -> Iterable[Item]:
+    """A report, and the Observations contained in it: laboratories of genomics send them so."""
+    contained = [c for c in fhir.each(resource.get("contained")) if fhir.type_of(c) == "Observation"]
+    inside: list[Item] = []
+    for number, observation in enumerate(contained):
+        # A contained resource has no identity of its own; its report's subject is its subject.
+        named = {**observation, "id": f"{fhir.id_of(resource)}#{fhir.id_of(observation) or number}"}
+        if fhir.names_patient(named, person.id) is False:
+            inside.append(Gap("other-patient", "Observation", fhir.reference_of(named)))
+        else:
+            inside += _guarded(named, lambda r: _observation(r, person, as_of, supporting))
+    read = [*read_report(resource, as_of), *inside]
+    return [i for i in read if not (contained and isinstance(i, Gap) and i.code == "not-read")]
+
+
+READERS: dict[str, Reader] = {
+    "Observation": _observation,
+    "Condition": lambda r, _person, as_of, _s: read_condition(r, as_of),
+    "MedicationRequest": lambda r, _person, as_of, s: read_medication(r, as_of, s),
+    "Procedure": lambda r, _person, as_of, _s: read_procedure(r, as_of),
+    "AllergyIntolerance": lambda r, _person, as_of, _s: read_allergy(r, as_of),
+    "ServiceRequest": lambda r, _person, as_of, _s: read_service_request(r, as_of),
+    "ImagingStudy": lambda r, _person, as_of, s: read_study(r, as_of, s),
+    "DiagnosticReport": _report,
+}
+
+
+def _read(
+    resource: fhir.Resource, person: Person, as_of: datetime, supporting: Mapping[str, fhir.Resource]
+) -> list[Item]:
+    kind = fhir.type_of(resource)
+    if kind in ("Patient", "Encounter"):
+        return []
+    reader = READERS.get(kind)
+    if reader is None:
+        return [Gap("not-read", kind, fhir.reference_of(resource))]
+    return _guarded(resource, lambda r: reader(r, person, as_of, supporting))
+
+
+def _guarded(resource: fhir.Resource, reader: Callable[[fhir.Resource], Iterable[Item]]) -> list[Item]:
+    """All of what a resource holds, or one Gap: half of a broken resource is not believed either."""
+    try:
+        return list(reader(resource))
+    except fhir.Malformed:
+        return [Gap("malformed", fhir.type_of(resource), fhir.reference_of(resource))]
+
+
+def _of(kind: type[Any], items: Iterable[Item]) -> list[Any]:
+    return [item for item in items if isinstance(item, kind)]
+
+
+def _images(
+    frames: Iterable[DicomFrame], studies: Sequence[Study], patient: fhir.Resource | None, patient_id: str
+) -> tuple[list[Image], list[Gap]]:
+    """Decode the frames that belong to this patient's studies; another study's frame is another patient's."""
+    started = {s.uid: s.started for s in studies}
+    known = identifiers(patient) if patient is not None else frozenset()
+    images: list[Image] = []
+    gaps: list[Gap] = []
+    for frame in frames:
+        if frame.study_uid not in started:
+            gaps.append(Gap("other-patient", "film", frame.reference))
+            continue
+        film = decode_film(frame, started[frame.study_uid], known | {patient_id} if known else frozenset())
+        if isinstance(film, Image):
+            images.append(film)
+        else:
+            gaps.append(film)
+    return images, gaps
