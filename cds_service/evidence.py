@@ -161,7 +161,7 @@ class _Gathering:
         self.films: list[tuple[Study, Instance]] = []
         self.metadata: dict[str, Mapping[str, Any]] = {}
         self.frames: dict[str, Frame] = {}
-        self.shortfalls: dict[Shortfall, None] = {}
+        self.shortfalls: set[Shortfall] = set()
 
     def run(self) -> Evidence:
         try:
@@ -194,7 +194,7 @@ class _Gathering:
         self.pending[future] = key, then
 
     def _short(self, key: str, reason: Reason) -> None:
-        self.shortfalls[Shortfall(key, reason)] = None
+        self.shortfalls.add(Shortfall(key, reason))
 
     def _answered(self, key: str, answer: Answer) -> None:
         if isinstance(answer, Failed):
@@ -260,7 +260,9 @@ class _Gathering:
                 uids = image.study_uid, image.series_uid, image.sop_uid
                 dicom.append(DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, study.source.reference))
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
-        return Evidence(_without_repeats(resources), tuple(dicom), tuple(self.shortfalls))
+        order = {key: place for place, key in enumerate(self.plan.keys)}
+        shortfalls = sorted(self.shortfalls, key=lambda s: (order.get(s.key, len(order)), s.reason))
+        return Evidence(_without_repeats(resources), tuple(dicom), tuple(shortfalls))
 
 
 def _with_endpoint_references(studies: Sequence[Study], resources: Sequence[Mapping[str, Any]]) -> tuple[Study, ...]:
