@@ -16,8 +16,10 @@ from fhir_mappers.cohort.resources import DX_FOR_PRESENTATION
 IMPLEMENTATION_UID = "2.25.310236742219305571866903124763106894311"
 
 
-def write_dicom(patient: GeneratedPatient, index: int) -> FileDataset:
+def write_dicom(patient: GeneratedPatient, index: int, *, pixels: bool = True) -> FileDataset:
     """The film `patient.films[index]` with the attributes PS3.3 A.26 asks of a DX image.
+
+    pixels  False leaves PixelData out, and the film undrawn: the header alone
 
     Its window spans all 12 bits, so that applying it gives exactly the drawn pixels.
     """
@@ -62,14 +64,16 @@ def write_dicom(patient: GeneratedPatient, index: int) -> FileDataset:
     ds.LossyImageCompression = "00"
     ds.PixelIntensityRelationship = "LOG"
     ds.PixelIntensityRelationshipSign = -1
-    _pixels(ds, fact.film.pixels)
+    _describe_pixels(ds, fact.size)
+    if pixels:
+        ds.PixelData = np.rint(fact.film.pixels * GREY_LEVELS).astype("<u2").tobytes()
+        ds["PixelData"].VR = "OW"
     return ds
 
 
-def _pixels(ds: Dataset, film: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
-    stored = np.rint(film * GREY_LEVELS).astype("<u2")
-    ds.Rows, ds.Columns = stored.shape
-    spacing = f"{DETECTOR_MM / stored.shape[0]:.6f}"
+def _describe_pixels(ds: Dataset, size: int) -> None:
+    ds.Rows = ds.Columns = size
+    spacing = f"{DETECTOR_MM / size:.6f}"
     ds.ImagerPixelSpacing = ds.PixelSpacing = [spacing, spacing]
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
@@ -78,8 +82,6 @@ def _pixels(ds: Dataset, film: np.ndarray[tuple[int, int], np.dtype[np.float32]]
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
     ds.WindowCenter, ds.WindowWidth = "2048", "4096"
     ds.PresentationLUTShape = "IDENTITY"
-    ds.PixelData = stored.tobytes()
-    ds["PixelData"].VR = "OW"
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

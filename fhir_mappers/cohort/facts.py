@@ -126,7 +126,10 @@ class AllergyFact:
 
 @dataclass(frozen=True)
 class FilmFact:
-    """One radiograph: what is on it, how it was taken, and what radiology has said (None: not yet read)."""
+    """One radiograph: what is on it, how it was taken, and what radiology has said (None: not yet read).
+
+    archived  False for a film the chart knows of and the archive does not hold
+    """
 
     signs: Signs
     build: Build
@@ -135,6 +138,7 @@ class FilmFact:
     at: datetime
     size: int = 256
     report: str | None = None
+    archived: bool = True
 
     @functools.cached_property
     def film(self) -> Film:
@@ -148,7 +152,10 @@ class Occasion:
     hook: str
     title: str
     drafts: tuple[Resource, ...] = ()
-    selections: tuple[str, ...] = ()
+
+    @property
+    def selections(self) -> tuple[str, ...]:
+        return tuple(f"{r['resourceType']}/{r['id']}" for r in self.drafts)
 
 
 @dataclass(frozen=True)
