@@ -46,6 +46,17 @@ class UnknownService(ServiceError):
     issue = "not-found"
 
 
+class MethodNotAllowed(ServiceError):
+    """The address is right and the method is not; `allow` lists the methods it has."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    issue = "not-supported"
+
+    def __init__(self, allow: tuple[str, ...]) -> None:
+        super().__init__(f"this address answers {', '.join(allow)} only")
+        self.allow = allow
+
+
 class TooLarge(ServiceError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     issue = "too-long"

@@ -210,14 +210,14 @@ def parse_hook_request(body: bytes, received_at: datetime) -> HookRequest:
         whole = strict_json.parse(text)
     except strict_json.BadJson as error:
         raise BadRequest(str(error)) from None
-    envelope = _decode(_envelope.decode, text, "")
+    envelope = decode_member(_envelope.decode, text, "")
     decoder = _contexts.get(envelope.hook)
     if decoder is None:
         raise BadRequest("`hook` is none of the hooks served here", expression="hook")
     raw: bytes | memoryview = envelope.context
     if envelope.hook == "order-dispatch":
         raw = msgspec.json.encode(_with_current_names(whole["context"]))
-    context = _decode(decoder.decode, raw, "context")
+    context = decode_member(decoder.decode, raw, "context")
     fhir_server = envelope.fhir_server or None
     authorization = envelope.fhir_authorization
     if fhir_server is not None and not _is_http_url(fhir_server):
@@ -310,7 +310,8 @@ _PLACE = re.compile(r" - at `\$\.?([^`]*)`")
 _JSON_NAMES = {"str": "string", "int": "integer", "bool": "boolean"}
 
 
-def _decode(decode: Callable[[bytes | memoryview], T], raw: bytes | memoryview, place: str) -> T:
+def decode_member(decode: Callable[[bytes | memoryview], T], raw: bytes | memoryview, place: str) -> T:
+    """Decode typed JSON that stands at `place` of a request. Raises BadRequest naming the member."""
     try:
         return decode(raw)
     except msgspec.ValidationError as error:

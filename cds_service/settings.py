@@ -76,6 +76,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise ValueError("write the path of a file that exists")
+    return Path(text)
+
+
 def _setting(read: Callable[[str], Any], help_: str, default: Any = dataclasses.MISSING, **factory: Any) -> Any:
     metadata = {"read": read, "help": help_, "shown": factory.pop("shown", None)}
     return dataclasses.field(default=default, metadata=metadata, **factory)
@@ -110,16 +116,30 @@ class Settings:
         default_factory=_default_state,
         shown="~/.local/state/ordersight",
     )
+    ca_bundle: Path | None = _setting(
+        _file, "file of certificate authorities to trust instead of the usual ones", None, shown="certifi's"
+    )
+    fhir_in_flight: int = _setting(_whole(1, 256), "reads under way at one FHIR server", 16)
+    dicomweb_in_flight: int = _setting(_whole(1, 256), "reads under way at one DICOMweb archive", 8)
     threads: int = _setting(_whole(1, 256), "calls answered at the same time", 32)
     drain_s: int = _setting(_whole(0, 300), "seconds a stopping server gives calls under way", 25)
 
     def __post_init__(self) -> None:
         for name, value in (
-            ("base_url", self.base_url or f"http://{_in_url(self.host)}:{self.port}"),
+            ("base_url", self.base_url or self.own_url),
             ("models", self.models or self.manifests / "models"),
             ("clients", self.clients or self.manifests / "clients.yaml"),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def own_url(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def on_port(self, port: int) -> Settings:
+        """These settings with the port that was found; a base URL that was not set follows."""
+        base_url = "" if self.base_url == self.own_url else self.base_url
+        return dataclasses.replace(self, port=port, base_url=base_url)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -149,7 +169,3 @@ def documented() -> tuple[tuple[str, str, str], ...]:
         (PREFIX + f.name.upper(), str(f.metadata["shown"] or f.default), f.metadata["help"])
         for f in dataclasses.fields(Settings)
     )
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -67,6 +67,7 @@ def test_every_setting_is_read_from_its_variable(tmp_path: Path) -> None:
         ("ORDERSIGHT_CORS_ORIGINS", "*", "origins such as https://ehr.example.org"),
         ("ORDERSIGHT_CORS_ORIGINS", "https://a.example.org/", "without a path"),
         ("ORDERSIGHT_BASE_URL", "cds.example.org", "https://cds.example.org"),
+        ("ORDERSIGHT_CA_BUNDLE", "/no/such/ca.pem", "a file that exists"),
         ("ORDERSIGHT_HOST", "a b", "an address to listen on"),
         ("ORDERSIGHT_BASEURL", "https://x.example.org", "did you mean ORDERSIGHT_BASE_URL?"),
     ],
