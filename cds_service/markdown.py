@@ -18,7 +18,8 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _INLINE = frozenset("\\`*_[]|~$#")
 # Escapes and entities do not help here: GFM renderers look for links in the text after undoing both.
 _LINKS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*:)(?=//)|\b(mailto:|xmpp:|javascript:|data:)|(www)(?=\.)|(?<=\S)(?=@)")
-_BLOCK_START = re.compile(r"^(?:(\d{1,9})([.)])|([-+=:]))")
+# A list item's number is followed by a space or nothing: 2.5 mg/dL stays as it is.
+_BLOCK_START = re.compile(r"^(?:(\d{1,9})([.)])(?=\s|$)|([-+=:]))")
 _OPEN_PIPE = re.compile(r"(?<!\\)((?:\\\\)*)\|")
 
 

@@ -399,19 +399,31 @@ _PRESENCE_WORDS = {
     **dict.fromkeys(("negative", "neg", "not detected", "non-reactive", "nonreactive", "absent"), "negative"),
 }
 
+_AVPU_WORDS = {
+    "alert": "alert",
+    "new confusion": "confusion",
+    "voice": "voice",
+    "pain": "pain",
+    "unresponsive": "unresponsive",
+}
+
 
 def coded_meaning(row: LabCode, codes: Iterable[tuple[str, str]], text: str) -> str:
     """What a coded answer says, in our own word, or "" where no table knows it.
 
     Presence tests (hCG, antigens, RNA) may answer with one whole word instead of a code, as many laboratories do
-    (labs.csv notes it for hCG); nothing else is ever read from text.
+    (labs.csv notes it for hCG), and so may the level of response, which many charts store as the word itself;
+    nothing else is ever read from text.
     """
     table = _MEANINGS.get(row.analyte) or _MEANINGS.get(row.unit, {})
     found = {table[code] for _, code in codes if code in table}
     if len(found) == 1:
         return found.pop()
+    word = text.strip().rstrip(".").lower()
     if not found and row.unit == "{presence}":
-        return _PRESENCE_WORDS.get(text.strip().rstrip(".").lower(), "")
+        return _PRESENCE_WORDS.get(word, "")
+    if row.analyte == "avpu" and not tuple(codes):
+        return _AVPU_WORDS.get(word, "")
     return ""
 
 

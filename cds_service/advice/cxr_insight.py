@@ -1,0 +1,361 @@
+"""cxr-insight: what does the newest chest film show, and what changed? Rules CX-01, CX-02 and CX-03.
+
+Device-class: off unless the site switches imaging on, and labelled research use on every card. A final report of
+the film always wins: then only CX-03 speaks, and only of change. The model gives no side and no zone yet, so no
+card names one. CX-04 and CX-05 are silences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+from cds_service.advice import ordering
+from cds_service.advice.estimates import RESEARCH, TRAINED_ON, answered, films_used, out_of_range
+from cds_service.advice.gate import closed
+from cds_service.advice.writing import (
+    Fact,
+    card,
+    day,
+    detail,
+    fitting,
+    hours,
+    missing_evidence,
+    moment,
+    override_reasons,
+    probability,
+    rule_line,
+    rule_on,
+    setting,
+    shown,
+    taken,
+    words,
+)
+from cds_service.cards import Card, Suggestion, new_uuid
+from cds_service.markdown import escape_markdown
+from fhir_mappers.codes import find_imaging_order
+from fhir_mappers.record import Image, Report
+from models.contract import Assessment, Estimate
+
+if TYPE_CHECKING:
+    from cds_service.consult import Case
+
+FRONTAL = frozenset({"PA", "AP", "unknown"})
+ADULT = 18
+REPORT_BEFORE_FILM = timedelta(hours=1)
+"""Reports carry the time of the study or of the dictation, and clocks differ."""
+TREATMENTS = (
+    "macrolide",
+    "fluoroquinolone",
+    "cephalosporin",
+    "penicillin",
+    "carbapenem",
+    "tetracycline",
+    "glycopeptide",
+    "loop_diuretic",
+)
+INFLAMMATION = ("crp", "wbc", "procalcitonin", "nt_probnp", "bnp", "ldh")
+LABS_WINDOW = timedelta(hours=48)
+REASONS = override_reasons(
+    (("seen-on-image", "Already seen on image"), ("finding-wrong", "Image finding wrong")),
+    without=("patient-contraindication", "patient-refuses"),
+)
+EVIDENCE = {"labs": "laboratory results", "meds": "medication list", "conditions": "problem list"}
+
+Change = Literal["new", "worse", "better", "resolved", "same", "not compared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding on the newest film that the model is sure enough to speak of.
+
+    now     probability; None where the model abstains or straddles the threshold
+    before  probability on the comparison film, None without one
+    """
+
+    estimate: Estimate
+    now: float | None
+    before: float | None
+    change: Change
+
+    @property
+    def title(self) -> str:
+        return self.estimate.target.title
+
+
+@dataclass(frozen=True, slots=True)
+class Films:
+    """The newest film, the one it was compared with, and the reports of the newest."""
+
+    newest: Image
+    prior: Image | None
+    reports: tuple[Report, ...]
+
+    @property
+    def final(self) -> Report | None:
+        return next((r for r in self.reports if r.final), None)
+
+
+def advise(case: Case) -> list[Card]:
+    """At most one card."""
+    assessment = case.assessment
+    if closed(case) or assessment is None or case.profile != "research_imaging" or _may_be_a_child(case):
+        return []
+    films = _films(case)
+    if films is None or films.newest.view not in FRONTAL:
+        return []
+    if case.record.age_of(films.newest.at) > hours(case.service, "film_h"):
+        return []
+    if films.prior is not None and films.newest.at - films.prior.at < hours(case.service, "prior_at_least_h"):
+        return []
+    findings = _findings(case, assessment, films)
+    found = (
+        _urgent(case, assessment, films, findings)
+        or _unreported(case, assessment, films, findings)
+        or _course(case, assessment, films, findings)
+    )
+    return [found] if found else []
+
+
+def _may_be_a_child(case: Case) -> bool:
+    """MX-2: under 18 the model has nothing to say. An unknown age is not a known minor; the card says so."""
+    ages = case.record.age_years()
+    return ages is not None and ages[0] < ADULT
+
+
+def _films(case: Case) -> Films | None:
+    used = films_used(case)
+    if not used:
+        return None
+    newest = used[0]
+    return Films(newest, used[1] if len(used) > 1 else None, _reports_of(case, newest))
+
+
+def _reports_of(case: Case, film: Image) -> tuple[Report, ...]:
+    """Reports that name the film's study; without any link, a chest report from the film on counts as one."""
+    studies = {s.source.reference for s in case.record.studies if s.uid == film.study_uid} | {film.source.reference}
+
+    def concerns(report: Report) -> bool:
+        if report.study_refs:
+            return any(ref == s or ref.endswith(f"/{s}") for ref in report.study_refs for s in studies)
+        study = find_imaging_order(report.codes)
+        chest = study is None or study.region == "chest"
+        return chest and report.at is not None and report.at >= film.at - REPORT_BEFORE_FILM
+
+    return tuple(r for r in case.record.reports if concerns(r))
+
+
+def _findings(case: Case, assessment: Assessment, films: Films) -> tuple[Finding, ...]:
+    """Every finding with a threshold, most probable first."""
+    found = []
+    for name, levels in case.service.thresholds.items():
+        estimate = assessment.estimates.get(name)
+        if estimate is None or "imaging" not in estimate.rested_on:
+            continue
+        prior = assessment.prior.get(name) if films.prior is not None else None
+        now = answered(estimate, levels["high"])
+        before = prior.probability if prior is not None else None
+        found.append(Finding(estimate, now, before, _change(estimate, prior, levels)))
+    return tuple(sorted(found, key=lambda f: (-(f.now or 0.0), f.estimate.target.name)))
+
+
+def _change(now: Estimate, prior: Estimate | None, levels: Mapping[str, float]) -> Change:
+    """Against the comparison film alone: across both thresholds, or with 90 % intervals that do not touch."""
+    if prior is None or prior.probability is None or now.probability is None:
+        return "not compared"
+    if now.probability >= levels["high"] and prior.probability <= levels["low"]:
+        return "new"
+    if now.probability <= levels["low"] and prior.probability >= levels["high"]:
+        return "resolved"
+    if now.interval is not None and prior.interval is not None:
+        if now.interval[0] > prior.interval[1]:
+            return "worse"
+        if now.interval[1] < prior.interval[0]:
+            return "better"
+    return "same"
+
+
+def _high(case: Case, finding: Finding, listed: str) -> bool:
+    name = finding.estimate.target.name
+    return (
+        name in words(case.service, listed)
+        and finding.now is not None
+        and finding.now >= case.service.thresholds[name]["high"]
+    )
+
+
+def _urgent(case: Case, assessment: Assessment, films: Films, findings: tuple[Finding, ...]) -> Card | None:
+    """CX-01: no report of any status, a fresh film, and a finding that cannot wait for the worklist."""
+    rule = rule_on(case.service, "CX-01")
+    fresh = case.record.age_of(films.newest.at) < hours(case.service, "urgent_film_h")
+    urgent = [f for f in findings if _high(case, f, "urgent_findings")]
+    if rule is None or not fresh or films.reports or not urgent:
+        return None
+    worst = urgent[0]
+    p = probability(worst.now or 0.0)
+    read = ordering.task(
+        case,
+        "urgent-radiologist-read",
+        "urgent radiologist read",
+        focus=films.newest.source.reference,
+        description=f"Possible {worst.title} on the chest film of {moment(films.newest.at)}, not yet read",
+        priority="stat",
+        owner=str(setting(case.service, "radiology_group")),
+    )
+    return card(
+        case.service,
+        "CX-01",
+        uuid=new_uuid(),
+        indicator=rule.tier,
+        summary=fitting(
+            f"Possible {worst.title} ({p}) on film {moment(films.newest.at)}, not yet read by radiology.",
+            f"Possible urgent finding ({p}) on film {moment(films.newest.at)}, not yet read by radiology.",
+        ),
+        detail=_detail(
+            case,
+            assessment,
+            films,
+            urgent,
+            why=f"A chest film of {moment(films.newest.at)} has no report yet.",
+            advice="An urgent read by a radiologist is suggested. The estimate is no reason to treat.",
+            rule="CX-01",
+        ),
+        suggestions=(Suggestion("Ask for an urgent radiologist read", (read,)),),
+        reasons=REASONS,
+    )
+
+
+def _unreported(case: Case, assessment: Assessment, films: Films, findings: tuple[Finding, ...]) -> Card | None:
+    """CX-02: no final report, and a finding that is new, worse, or has no film to compare with."""
+    rule = rule_on(case.service, "CX-02")
+    changed = [
+        f for f in findings if _high(case, f, "reported_findings") and f.change in ("new", "worse", "not compared")
+    ]
+    if rule is None or films.final is not None or not changed:
+        return None
+    first = changed[0]
+    p = probability(first.now or 0.0)
+    state = "only a preliminary report" if films.reports else "not yet reported"
+    if films.prior is None:
+        what = f"{first.title.capitalize()} ({p}) on film {moment(films.newest.at)}, no comparison film, {state}."
+    elif first.change == "not compared":
+        what = f"{first.title.capitalize()} ({p}) on film {moment(films.newest.at)}, not compared, {state}."
+    else:
+        what = f"{first.change.capitalize()} {first.title} vs {day(films.prior.at)} ({p}), {state}."
+    return card(
+        case.service,
+        "CX-02",
+        uuid=new_uuid(),
+        indicator="info",
+        summary=fitting(what, f"Finding ({p}) on film {moment(films.newest.at)}, {state}."),
+        detail=_detail(
+            case,
+            assessment,
+            films,
+            changed,
+            why=f"The chest film of {moment(films.newest.at)} has no final report.",
+            advice="Look at the film, and weigh this with the patient. The radiology report decides.",
+            rule="CX-02",
+        ),
+        reasons=REASONS,
+    )
+
+
+def _course(case: Case, assessment: Assessment, films: Films, findings: tuple[Finding, ...]) -> Card | None:
+    """CX-03: a reported film during a treatment, another chest study being ordered, and a change to put a number on."""
+    rule = rule_on(case.service, "CX-03")
+    treated = [
+        e
+        for e in case.record.active(*TREATMENTS)
+        if e.kind == "medication" and e.start is not None and e.start <= films.newest.at
+    ]
+    asked = any(o.imaging is not None and o.imaging.region == "chest" for o in case.record.drafts())
+    moved = [
+        f
+        for f in findings
+        if f.estimate.target.name in words(case.service, "reported_findings")
+        and f.now is not None
+        and f.change in ("new", "worse", "better", "resolved")
+    ]
+    if rule is None or films.final is None or films.prior is None or not (treated and asked and moved):
+        return None
+    first = moved[0]
+    return card(
+        case.service,
+        "CX-03",
+        uuid=new_uuid(),
+        indicator="info",
+        summary=fitting(
+            f"{first.title.capitalize()} {first.change} since {day(films.prior.at)} under treatment "
+            f"({probability(first.before or 0.0)} to {probability(first.now or 0.0)}).",
+            f"Chest film changed since {day(films.prior.at)} under treatment.",
+        ),
+        detail=_detail(
+            case,
+            assessment,
+            films,
+            moved,
+            why=f"A chest study was ordered during treatment ({escape_markdown(treated[0].text, 40)}).",
+            advice=f"The final report of {day(films.final.at)} stands; these numbers only compare the two films.",
+            rule="CX-03",
+        ),
+        reasons=REASONS,
+    )
+
+
+def _detail(
+    case: Case,
+    assessment: Assessment,
+    films: Films,
+    findings: list[Finding],
+    *,
+    why: str,
+    advice: str,
+    rule: str,
+) -> str:
+    """The card's table (finding, now, before), what went in, and what kind of model it was."""
+    header = ("Finding", "Now") if films.prior is None else ("Finding", "Now", f"Prior ({day(films.prior.at)})")
+    rows = []
+    for f in findings:
+        low, high = f.estimate.interval or (None, None)
+        interval = f" ({probability(low)} to {probability(high)})" if low is not None and high is not None else ""
+        before = f"{probability(f.before)}, {f.change}" if f.before is not None else ""
+        rows.append(Fact(f.title.capitalize(), f"{probability(f.now or 0.0)}{interval}", before))
+    unknown = list(missing_evidence(case.shortfalls, EVIDENCE))
+    if films.prior is None:
+        unknown.insert(0, "an earlier film to compare with")
+    if case.record.age_years() is None:
+        unknown.append("age")
+    model = (
+        f"{_inputs(case, films, findings)} Model {assessment.model} ({TRAINED_ON[assessment.tier]}); 90% intervals in "
+        f"brackets. Model estimate, not a diagnosis. {RESEARCH}"
+    )
+    return detail(
+        why=why,
+        facts=rows,
+        advice=advice,
+        unknown=unknown,
+        model=model,
+        rule=rule_line(case.service, rule),
+        header=header,
+    )
+
+
+def _inputs(case: Case, films: Films, findings: list[Finding]) -> str:
+    """`Inputs: film 2026-03-10 13:38 (PA).` Laboratory results beside it, said to be used only when they were."""
+    view = f" ({films.newest.view})" if films.newest.view != "unknown" else ""
+    text = f"Inputs: film {moment(films.newest.at)}{view}"
+    if films.prior is not None:
+        text += f", film {moment(films.prior.at)}"
+    latest = [lab for name in INFLAMMATION if (lab := case.record.latest(name, within=LABS_WINDOW)) is not None]
+    latest.sort(key=lambda lab: not out_of_range(lab))
+    named = ", ".join(
+        f"{escape_markdown(lab.name, 40)} {escape_markdown(shown(lab), 40)} {taken(lab)}" for lab in latest[:2]
+    )
+    if not named:
+        return f"{text}; no recent laboratory results."
+    if any("labs" in f.estimate.rested_on for f in findings):
+        return f"{text}, {named}."
+    return f"{text}. Beside it, not used by the model: {named}."
