@@ -106,12 +106,20 @@ class Ehr:
             **({} if prefetch is None else {"prefetch": dict(prefetch)}),
             **more,
         }
+        started = time.perf_counter()
+        got = requests.post(url, json=body, headers=self._signed(url), timeout=60)
+        return Answer(got.status_code, got.json(), time.perf_counter() - started)
+
+    def feedback(self, service: str, *decisions: Mapping[str, Any]) -> int:
+        """Report what the user did with cards; returns the status."""
+        url = f"{self.service}/cds-services/{service}/feedback"
+        return requests.post(url, json={"feedback": decisions}, headers=self._signed(url), timeout=10).status_code
+
+    def _signed(self, url: str) -> dict[str, str]:
         now = int(self.clock())
         claims = {"iss": ISSUER, "aud": url, "iat": now, "exp": now + 300, "jti": str(uuid.uuid4())}
         token = jwt.encode({"alg": "ES384", "kid": "test-key", "typ": "JWT"}, claims, KEY, algorithms=["ES384"])
-        started = time.perf_counter()
-        got = requests.post(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=60)
-        return Answer(got.status_code, got.json(), time.perf_counter() - started)
+        return {"Authorization": f"Bearer {token}"}
 
 
 def patient_view(patient: str) -> dict[str, Any]:
@@ -123,10 +131,15 @@ def order_sign(patient: str, *drafts: dict[str, Any]) -> dict[str, Any]:
     return {**patient_view(patient), "draftOrders": {"resourceType": "Bundle", "type": "collection", "entry": entries}}
 
 
+def as_text(markdown: str) -> str:
+    """Markdown as its reader sees it: a backslash before punctuation only escapes it."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
+
+
 def table_of(card: Mapping[str, Any]) -> list[dict[str, str]]:
     """The rows of a card's evidence table, by the names of its columns."""
     lines = [line.strip() for line in card.get("detail", "").splitlines() if line.strip().startswith("|")]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rows = [[as_text(cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
     if len(rows) < 3:
         return []
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from ehr import ISSUER, KEY, Ehr
 from joserfc.jwk import KeySet
-from real_servers import free_port
 
 from cds_service.app import create_app
 from cds_service.manifest import load_services
@@ -52,25 +51,20 @@ def running_house(
 
     The house and its EHR both live at the moment `clock`, so that two calls differ in nothing but their uuids.
     """
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = Settings(
-        port=port,
-        base_url=url,
-        clients=write_clients(folder, url, fhir_base, dicomweb),
+    asked = Settings(
+        port=0,
+        clients=folder / "clients.yaml",
         state_dir=folder / "state",
         threads=8,
         drain_s=1,
         **{"profile": "research_imaging", **settings},
     )
-    services = load_services(chosen.manifests / "services", chosen.profile)
-    app = create_app(chosen, services=services, engines=engines, clock=lambda: clock)
-    server = Server(app, chosen)
-    thread = threading.Thread(target=server.run, name="cds-service", daemon=True)
-    thread.start()
-    try:
-        yield Ehr(url, fhir_base, clock=clock.timestamp)
-    finally:
-        server.stop()
-        thread.join(10)
+    with Server(asked) as server:
+        chosen = server.settings
+        write_clients(folder, server.url, fhir_base, dicomweb)
+        services = load_services(chosen.manifests / "services", chosen.profile)
+        app = create_app(chosen, services=services, engines=engines, clock=lambda: clock)
+        thread = threading.Thread(target=server.run, args=(app,), name="cds-service", daemon=True)
+        thread.start()
+        yield Ehr(server.url, fhir_base, clock=clock.timestamp)

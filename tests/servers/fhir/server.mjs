@@ -259,7 +259,8 @@ async function answer(request, response) {
   if (request.url === '/requests') {
     const list = requests;
     requests = request.method === 'DELETE' ? [] : requests;
-    return send(response, 200, list, { 'content-type': 'application/json' });
+    response.writeHead(200, { 'content-type': 'application/json' });
+    return response.end(JSON.stringify(list));
   }
   requests.push({ method: request.method, url: request.url, authorization: request.headers.authorization ?? null });
   requests = requests.slice(-REQUESTS_KEPT);
