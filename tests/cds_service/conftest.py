@@ -1,8 +1,81 @@
-"""Lets the tests of this folder import the helper modules beside them (import-mode importlib does not)."""
+"""A plug-in with advice of its own, services that use it, and an app over them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+# import-mode importlib does not put a test's folder on the path, and the helper modules lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from cds_service.app import create_app
+from cds_service.manifest import HOOKS, Services, load_services
+from cds_service.settings import Settings
+from cds_service.trust.clients import Clients
+
+ENTRY_POINTS = "[cds_service.advice]\n" + "".join(
+    f"{name} = advices:{name}\n" for name in ("probe", "other", "silent", "broken", "slow")
+)
+MANIFEST = """
+id: {id}
+hooks: [{hooks}]
+title: {id}
+description: A service of the tests.
+usage_requirements: None at all.
+advice: {advice}
+evidence:
+  patient: {{read: "Patient/{{{{context.patientId}}}}"}}
+  labs: {{search: "Observation?category=laboratory", required: {required}}}
+rules: {{}}
+budget_ms: {{order-sign: 3000, patient-view: 3000}}
+settings: {{seconds: 0.4}}
+"""
+
+
+@pytest.fixture(scope="session")
+def _plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("plugin")
+    info = folder / "test_advice-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: test-advice\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    sys.path.append(str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def test_services(_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Services:
+    """`probe` answers all ten hooks, `twin` shares two of them, `needy` requires labs; the rest are as named."""
+    folder = tmp_path_factory.mktemp("services")
+    for id_, hooks, advice, required in (
+        ("probe", HOOKS, "probe", False),
+        ("twin", ("order-sign", "patient-view"), "other", False),
+        ("needy", ("order-sign", "patient-view"), "probe", True),
+        ("silent", ("patient-view",), "silent", False),
+        ("broken", ("patient-view",), "broken", False),
+        ("slow", ("patient-view",), "slow", False),
+    ):
+        text = MANIFEST.format(id=id_, hooks=", ".join(hooks), advice=advice, required=str(required).lower())
+        (folder / f"{id_}.yaml").write_text(text)
+    return load_services(folder)
+
+
+@pytest.fixture
+def make_app(test_services: Services, tmp_path: Path) -> Callable[..., Any]:
+    """Make an app over the test services; keyword arguments are settings, `clients` and `clock`."""
+    made = []
+
+    def make(clients: Clients | None = None, clock: Any = None, **settings: Any) -> Any:
+        whole = {"jwt": "off", "state_dir": tmp_path / "state", **settings}
+        app = create_app(Settings(**whole), services=test_services, clients=clients or Clients(), clock=clock)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.extensions["ordersight"].close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ import contexts
 from moody import Mood, Moody, Seen
 
 from cds_service.deadline import Deadline
+from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
+from cds_service.prefetch import Answer, Failed
 from cds_service.trust.clients import Client, FhirServer
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -81,3 +84,17 @@ def timed(action: Callable[[], T]) -> tuple[T, float]:
 
 def soon(seconds: float = 5.0) -> Deadline:
     return Deadline.after(seconds)
+
+
+LABS = "Observation?patient=p1&code=http://loinc.org%7C2160-0"
+FIRST = observation(1)
+
+
+def read(client: FhirClient, server: Moody, query: str = LABS, deadline: Deadline | None = None) -> Answer:
+    """Read as `gather` does: wait until the deadline at most, then end what still runs."""
+    deadline = deadline or soon()
+    reads = client.for_request(call_of(server.base), client_of(server))
+    future = reads.read(query, "Observation", deadline)
+    done, _ = wait([future], deadline.remaining())
+    reads.abandon()
+    return future.result() if done else Failed("timeout")

@@ -164,13 +164,6 @@ CONVERTED = reply(multipart(PIXELS, "application/octet-stream"), content_type="m
 
 
 @pytest.fixture
-def fhir_client() -> Iterator[FhirClient]:
-    client = FhirClient()
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def fhir() -> Iterator[Moody]:
     """A FHIR server that has one Endpoint."""
     with Moody(always(hang)) as server:
