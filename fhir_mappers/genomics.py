@@ -52,8 +52,7 @@ _AMINO = dict(zip("ARNDCQEGHILKMFPSTWYV*X", (
     "Ala", "Arg", "Asn", "Asp", "Cys", "Gln", "Glu", "Gly", "His", "Ile", "Leu",
     "Lys", "Met", "Phe", "Pro", "Ser", "Thr", "Trp", "Tyr", "Val", "Ter", "Ter",
 ), strict=True))  # fmt: skip
-_THREE = frozenset(_AMINO.values())
-_RESIDUE = r"(?:[A-Z][a-z]{2}|[A-Z*])"
+_RESIDUE = rf"(?:{'|'.join(sorted(set(_AMINO.values())))}|[A-Z*])"
 _PROTEIN = re.compile(
     rf"(?:.*:)?(?:p\.)?\(?({_RESIDUE}\d+(?:_{_RESIDUE}\d+)?"
     rf"(?:{_RESIDUE}|=|del|dup|(?:del)?ins{_RESIDUE}+|{_RESIDUE}?fs(?:(?:Ter|\*)\d+)?))\)?"
@@ -212,6 +211,6 @@ def normal_protein(name: str) -> str:
     if not match:
         return ""
     residues = re.findall(_RESIDUE, match[1])
-    if any(r not in _AMINO and r not in _THREE for r in residues):
+    if any(len(r) == 1 and r not in _AMINO for r in residues):
         return ""
     return "p." + re.sub(_RESIDUE, lambda m: _AMINO.get(m[0], m[0]), match[1])
