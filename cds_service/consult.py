@@ -12,7 +12,7 @@ from cds_service.advice import load_advice
 from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.errors import MissingEvidence
-from cds_service.evidence import Evidence, Fetcher, Shortfall, gather, plan_evidence
+from cds_service.evidence import Evidence, Fetcher, Reason, Shortfall, gather, plan_evidence
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
 from fhir_mappers.read import read_orders, read_record
@@ -105,9 +105,16 @@ def consult(
 
 
 def require(service: Service, evidence: Evidence) -> None:
-    """Raises MissingEvidence naming every required key that was neither sent nor reachable in time."""
+    """Raises MissingEvidence naming every required key that was neither sent nor reachable in time.
+
+    A key of which a part came is not missing: 412 is not for data that came and lacked something (Da Vinci CRD).
+    """
     missing = sorted(
-        {s.key for s in evidence.shortfalls if s.key in service.evidence and service.evidence[s.key].required}
+        {
+            s.key
+            for s in evidence.shortfalls
+            if s.key in service.evidence and service.evidence[s.key].required and s.reason != "truncated"
+        }
     )
     if missing:
         keys = ", ".join(missing)
@@ -120,8 +127,10 @@ def require(service: Service, evidence: Evidence) -> None:
 def _assess(
     service: Service, record: PatientRecord, engine: Assessor | None, deadline: Deadline, profile: Profile
 ) -> tuple[Assessment | None, tuple[Shortfall, ...], Mapping[str, tuple[str, ...]]]:
-    if engine is None or service.model is None:
+    if service.model is None:
         return None, (), {}
+    if engine is None:
+        return None, (Shortfall("model", "unreachable"),), {}
     inputs: FusionInput = to_fusion_input(record, engine.spec)
     if profile == "non_device":
         # Output that rests on an image is device-class software: off unless the site has switched it on.
@@ -129,7 +138,7 @@ def _assess(
     try:
         assessment = engine.assess(inputs, timeout=deadline.remaining(), targets=service.targets or None)
     except (EngineBusy, EngineTimeout) as error:
-        reason = "busy" if isinstance(error, EngineBusy) else "timeout"
+        reason: Reason = "busy" if isinstance(error, EngineBusy) else "timeout"
         return None, (Shortfall("model", reason),), {}
     return assessment, (), inputs.used
 

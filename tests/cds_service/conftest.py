@@ -1,4 +1,4 @@
-"""A plug-in with advice of its own, services that use it, and an app over them."""
+"""A plug-in with advice of its own, services that use it, an app over them; a client that reads, and an archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 # import-mode importlib does not put a test's folder on the path, and the helper modules lie beside the tests.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from moody import Moody
+from patient_p1 import archive
+
 from cds_service.app import create_app
+from cds_service.fhir_client import FhirClient
 from cds_service.manifest import HOOKS, Services, load_services
 from cds_service.settings import Settings
 from cds_service.trust.clients import Clients
@@ -79,3 +83,17 @@ def make_app(test_services: Services, tmp_path: Path) -> Callable[..., Any]:
     yield make
     for app in made:
         app.extensions["ordersight"].close()
+
+
+@pytest.fixture
+def fhir_client() -> Iterator[FhirClient]:
+    client = FhirClient()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def pacs() -> Iterator[Moody]:
+    """An archive that has whatever film it is asked for."""
+    with Moody(archive) as server:
+        yield server

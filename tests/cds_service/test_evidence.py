@@ -22,8 +22,10 @@ from patient_p1 import (
 )
 from reading import NOON, SLACK_S, TOKEN, always, bundle, call_of, observation, soon, timed
 
+from cds_service.consult import require
 from cds_service.deadline import Deadline
-from cds_service.evidence import Shortfall, gather, plan_evidence
+from cds_service.errors import MissingEvidence
+from cds_service.evidence import Evidence, Shortfall, gather, plan_evidence
 from cds_service.fhir_client import FhirClient
 from cds_service.hooks import parse_hook_request
 from cds_service.manifest import EvidenceItem
@@ -230,3 +232,11 @@ def test_nothing_of_the_patient_is_in_the_repr_of_plan_or_evidence(fhir_client: 
         evidence = gather(plan, fhir_client.for_request(call, None), soon())
         assert "canary" not in repr(plan) + repr(evidence)
         assert "o1" not in repr(plan) + repr(evidence)
+
+
+def test_required_evidence_that_came_in_part_is_not_missing_and_that_did_not_come_is() -> None:
+    require(SERVICE, Evidence((observation(1),), shortfalls=(Shortfall("labs", "truncated"),)))
+    require(SERVICE, Evidence((), shortfalls=(Shortfall("conditions", "timeout"), Shortfall("films", "timeout"))))
+    with pytest.raises(MissingEvidence) as missing:
+        require(SERVICE, Evidence((), shortfalls=(Shortfall("labs", "timeout"), Shortfall("patient", "refused"))))
+    assert "labs, patient" in missing.value.diagnostics
