@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from moody import Moody
 from patient_p1 import archive
 
-from cds_service.app import create_app
 from cds_service.fhir_client import FhirClient
 from cds_service.manifest import HOOKS, Services, load_services
 from cds_service.settings import Settings
@@ -41,7 +40,7 @@ settings: {{seconds: 0.4}}
 
 
 @pytest.fixture(scope="session")
-def _plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("plugin")
     info = folder / "test_advice-1.0.dist-info"
     info.mkdir()
@@ -53,7 +52,7 @@ def _plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def test_services(_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Services:
+def services(plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Services:
     """`probe` answers all ten hooks, `twin` shares two of them, `needy` requires labs; the rest are as named."""
     folder = tmp_path_factory.mktemp("services")
     for id_, hooks, advice, required in (
@@ -70,13 +69,15 @@ def test_services(_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Se
 
 
 @pytest.fixture
-def make_app(test_services: Services, tmp_path: Path) -> Callable[..., Any]:
+def make_app(services: Services, tmp_path: Path) -> Callable[..., Any]:
     """Make an app over the test services; keyword arguments are settings, `clients` and `clock`."""
+    from cds_service.app import create_app  # here, so that other tests run while something below it is broken
+
     made = []
 
     def make(clients: Clients | None = None, clock: Any = None, **settings: Any) -> Any:
         whole = {"jwt": "off", "state_dir": tmp_path / "state", **settings}
-        app = create_app(Settings(**whole), services=test_services, clients=clients or Clients(), clock=clock)
+        app = create_app(Settings(**whole), services=services, clients=clients or Clients(), clock=clock)
         made.append(app)
         return app
 

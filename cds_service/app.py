@@ -1,0 +1,295 @@
+"""`create_app`: discovery, the call, feedback, live and ready; and every error as an OperationOutcome.
+
+app = create_app(Settings.from_env(), engines={"chest-open": engine})
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Event
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import MethodNotAllowed as WrongMethod
+
+from cds_service.cards import to_json
+from cds_service.consult import consult
+from cds_service.deadline import Deadline
+from cds_service.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    ServiceError,
+    TooLarge,
+    UnknownService,
+    UnsupportedMedia,
+    operation_outcome,
+    service_error,
+)
+from cds_service.feedback import FeedbackLog, FeedbackStore, parse_feedback
+from cds_service.fhir_client import FhirClient
+from cds_service.hooks import HookRequest, parse_hook_request
+from cds_service.manifest import Service, Services, load_services
+from cds_service.settings import Settings
+from cds_service.trust.clients import Client, Clients, load_clients
+from cds_service.trust.jwt import Verifier
+from cds_service.trust.keys import KeySets
+from cds_service.trust.replay import SeenTokens
+from models.contract import Assessor
+
+log = logging.getLogger(__name__)
+
+JSON_TYPES = ("application/json", "application/fhir+json")
+CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+NOBODY = Client(name="anonymous", fhir=())
+"""Who calls when callers are not checked and no registered client has the request's FHIR server."""
+
+Clock = Callable[[], datetime]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class House:
+    """What the routes share; `app.extensions["ordersight"]`."""
+
+    settings: Settings
+    services: Services
+    engines: Mapping[str, Assessor]
+    clients: Clients
+    fetcher: FhirClient
+    feedback: FeedbackStore
+    tokens: SeenTokens
+    verifier: Verifier
+    clock: Clock
+    draining: Event = field(default_factory=Event)
+
+    def verify(self) -> Client:
+        """The caller of the current request; NOBODY when callers are not checked."""
+        if self.settings.jwt == "off":
+            return NOBODY
+        return self.verifier.verify_client(dict(request.headers), request.environ["ordersight.path"], self.clock())
+
+    def client_of(self, caller: Client, hook: HookRequest) -> Client:
+        """Whose FHIR servers may be read: the verified caller's; unchecked, whoever registered this very server."""
+        if self.settings.jwt == "off" and hook.fhir_server is not None:
+            return next((c for c in self.clients.all if c.server(hook.fhir_server)), caller)
+        return caller
+
+    def checks(self) -> dict[str, bool]:
+        """What must hold before calls may come. A slow FHIR server is none of it: all replicas would leave at once."""
+        return {
+            "not_draining": not self.draining.is_set(),
+            "models": all(name in self.engines for name in self.services.models()),
+            "tokens_writable": self.tokens.writable(),
+            "feedback_writable": self.feedback.writable(),
+        }
+
+    def close(self) -> None:
+        self.fetcher.close()
+        self.tokens.close()
+
+
+def create_app(
+    settings: Settings,
+    *,
+    services: Services | None = None,
+    engines: Mapping[str, Assessor] | None = None,
+    clients: Clients | None = None,
+    clock: Clock | None = None,
+    fetcher: FhirClient | None = None,
+    feedback: FeedbackStore | None = None,
+) -> Flask:
+    """The WSGI application. What is not given is read from the files the settings name; engines are never loaded here.
+
+    Raises ManifestError, ClientsError or StoreUnavailable for files that cannot be used.
+    """
+    clients = load_clients(settings.clients) if clients is None else clients
+    fetcher = fetcher or FhirClient(
+        fhir_in_flight=settings.fhir_in_flight,
+        dicomweb_in_flight=settings.dicomweb_in_flight,
+        ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
+    )
+    tokens = SeenTokens(settings.state_dir / "tokens.sqlite")
+    house = House(
+        settings=settings,
+        services=services or load_services(settings.manifests / "services", settings.profile),
+        engines=engines or {},
+        clients=clients,
+        fetcher=fetcher,
+        feedback=feedback or FeedbackLog(settings.state_dir / "feedback.jsonl"),
+        tokens=tokens,
+        verifier=Verifier(clients, settings, tokens, KeySets(clients.all, fetcher.transport)),
+        clock=clock or now,
+    )
+    if settings.jwt == "off":
+        log.warning("CALLERS ARE NOT CHECKED: anyone who reaches this port is answered (ORDERSIGHT_JWT=off)")
+    else:
+        house.verifier.warm()
+    app = Flask("cds_service", static_folder=None, template_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions["ordersight"] = house
+    app.url_map.strict_slashes = False
+    app.wsgi_app = _TidyPath(app.wsgi_app)  # type: ignore[method-assign]
+    _add_routes(app, house)
+    app.register_error_handler(Exception, _answer_error)
+    app.after_request(lambda response: _finish(response, settings))
+    return app
+
+
+class _TidyPath:
+    """`/cds-services//id/` is `/cds-services/id`: users type slashes, and a redirect would lose the POST.
+
+    The path as called stays in `ordersight.path`, since the audience of the caller's token names it.
+    """
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        path: str = environ.get("PATH_INFO", "")
+        environ["ordersight.path"] = path
+        environ["ordersight.started"] = time.monotonic()
+        environ["PATH_INFO"] = "/" + "/".join(part for part in path.split("/") if part)
+        return self._app(environ, start_response)
+
+
+def _add_routes(app: Flask, house: House) -> None:
+    @app.get("/cds-services")
+    def discovery() -> Response:
+        """Carries no patient data, so callers need not prove who they are."""
+        return _json(house.services.discovery())
+
+    @app.post("/cds-services/<service_id>")
+    def call_service(service_id: str) -> Response:
+        caller = house.verify()
+        service = house.services.named(service_id)
+        g.service = service.id
+        hook = parse_hook_request(_body(), house.clock())
+        g.hook_instance = hook.hook_instance
+        if hook.hook not in service.hooks:
+            raise BadRequest("`hook` is not one this service answers", expression="hook")
+        client = house.client_of(caller, hook)
+        cards = consult(
+            service,
+            hook,
+            Deadline(request.environ["ordersight.started"] + service.budget_s(hook.hook)),
+            fhir=house.fetcher.for_request(hook, client),
+            engine=_engine(house, service),
+            profile=house.settings.profile,
+            base_url=house.settings.base_url,
+        )
+        house.feedback.shown(cards, service, hook.hook_instance, _tenant(client), hook.received_at)
+        return Response(to_json(cards), content_type="application/json")
+
+    @app.post("/cds-services/<service_id>/feedback")
+    def feedback(service_id: str) -> Response:
+        caller = house.verify()
+        service = house.services.named(service_id)
+        g.service = service.id
+        counts = house.feedback.add(parse_feedback(_body()), service.id, _tenant(caller), house.clock())
+        fields = {"service": service.id, "new": counts.new, "repeated": counts.repeated, "unmatched": counts.unmatched}
+        log.info("feedback", extra={"fields": fields})
+        return _json({})
+
+    @app.get("/healthz")
+    def live() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/readyz")
+    def ready() -> Response:
+        checks = house.checks()
+        answer: dict[str, Any] = {"ready": all(checks.values()), "checks": checks, "jwt": house.settings.jwt}
+        if house.settings.jwt == "off":
+            answer["warning"] = "CALLERS ARE NOT CHECKED (ORDERSIGHT_JWT=off)"
+        return _json(answer, 200 if answer["ready"] else 503)
+
+
+def _engine(house: House, service: Service) -> Assessor | None:
+    return house.engines.get(service.model) if service.model is not None else None
+
+
+def _tenant(client: Client) -> str:
+    return client.tenant or client.name
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value, ensure_ascii=False), status, content_type="application/json")
+
+
+def _body() -> bytes:
+    """The body, whole and unencoded, of a JSON request. Raises UnsupportedMedia, TooLarge or BadRequest."""
+    if request.mimetype not in JSON_TYPES:
+        raise UnsupportedMedia("the body must be application/json")
+    if request.mimetype_params.get("charset", "utf-8").strip().lower() not in CHARSETS:
+        raise UnsupportedMedia("the body must be in UTF-8")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        # A kilobyte of gzip can unpack to gigabytes, and no CDS client compresses.
+        raise UnsupportedMedia("the body must be sent without Content-Encoding")
+    try:
+        return request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except (OSError, ValueError):
+        raise BadRequest("the body ended before its announced length") from None
+
+
+def _answer_error(error: Exception) -> Response:
+    """The one place where anything raised becomes an answer."""
+    face = _http_face(error) if isinstance(error, HTTPException) else service_error(error)
+    instance = g.get("hook_instance")
+    fields = {"status": int(face.status), "service": g.get("service"), "hookInstance": instance}
+    if face.status == 500:
+        log.error("unexpected error", exc_info=error, extra={"fields": fields})
+        if instance:
+            face.diagnostics = f"{face.diagnostics}: {instance}"
+    else:
+        log.info("refused", extra={"fields": {**fields, "field": face.expression}})
+    response = Response(operation_outcome(face), int(face.status), content_type="application/json")
+    if face.retry_after_s is not None:
+        response.headers["Retry-After"] = str(face.retry_after_s)
+    if isinstance(face, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(face.allow)
+    if face.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _http_face(error: HTTPException) -> ServiceError:
+    if isinstance(error, NotFound):
+        return UnknownService("there is nothing at this address; services are listed at /cds-services")
+    if isinstance(error, WrongMethod):
+        return MethodNotAllowed(tuple(sorted(error.valid_methods or ())))
+    if isinstance(error, RequestEntityTooLarge):
+        return TooLarge("the body is larger than this service reads")
+    return BadRequest("the request cannot be read")
+
+
+def _finish(response: Response, settings: Settings) -> Response:
+    """Headers of every answer, errors included."""
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    for name, value in cors_headers(request.headers.get("Origin", ""), settings).items():
+        response.headers[name] = value
+    return response
+
+
+def cors_headers(origin: str, settings: Settings) -> dict[str, str]:
+    """What lets a browser at an allowed origin read the answer; never with credentials, never for any origin."""
+    headers = {"Vary": "Origin"}
+    if origin in settings.cors_origins:
+        headers |= {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+            "Access-Control-Allow-Headers": "authorization, content-type, accept",
+            "Access-Control-Expose-Headers": "retry-after, www-authenticate",
+            "Access-Control-Max-Age": "600",
+        }
+    return headers

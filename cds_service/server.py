@@ -1,0 +1,207 @@
+"""`serve`: waitress, set up so that slow callers hold no thread and a stopping server finishes what it has begun.
+
+waitress by itself answers in plain text when it refuses a request, resets the connection of a caller that still sends
+too large a body, and drops calls under way on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from http import HTTPStatus
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from flask import Flask
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.server import BaseWSGIServer, create_server
+from waitress.task import ErrorTask
+from waitress.utilities import RequestEntityTooLarge
+
+from cds_service.app import House, cors_headers
+from cds_service.errors import BadRequest, ServiceError, TooLarge, operation_outcome
+from cds_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DISCARDED_BODIES = 10
+"""A body up to this many times the limit is read and thrown away, so that its sender gets to hear the 413."""
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    _to_discard = 0
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            # Two lengths are how a request is smuggled past a front server.
+            raise ParsingError("two lengths")
+
+    def received(self, data: bytes) -> int:
+        if self._to_discard:
+            taken = min(len(data), self._to_discard)
+            self._to_discard -= taken
+            self.completed = self._to_discard == 0
+            return taken
+        consumed: int = super().received(data)
+        if (
+            isinstance(self.error, RequestEntityTooLarge)
+            and not self.expect_continue
+            and self.body_bytes_received == 0
+            and self.content_length <= DISCARDED_BODIES * self.adj.max_request_body_size
+        ):
+            self._to_discard = self.content_length
+            self.completed = False
+        return consumed
+
+
+class _Refusal(ErrorTask):  # type: ignore[misc]
+    """What waitress itself refuses, as an OperationOutcome."""
+
+    def execute(self) -> None:
+        code = self.request.error.code
+        error: ServiceError
+        if code == 413:
+            error = TooLarge("the body is larger than this service reads")
+        elif code >= 500:
+            error = ServiceError("the request cannot be answered")
+        else:
+            error = BadRequest("the request is not well-formed HTTP/1.1")
+        body = operation_outcome(error)
+        self.status = f"{code} {HTTPStatus(code).phrase}"
+        self.response_headers += [
+            ("Content-Type", "application/json"),
+            ("Cache-Control", "no-store"),
+            *cors_headers(self.request.headers.get("ORIGIN", ""), self.channel.server.settings).items(),
+        ]
+        self.content_length = len(body)
+        self.set_close_on_finish()
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    parser_class = _Parser
+    error_task_class = _Refusal
+
+
+class Server:
+    """A bound server: connections wait in its backlog until `run`, which serves until `stop` or the end of `with`.
+
+    settings  as given, with the port that was found for port 0
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        except OSError as error:
+            raise CannotListen(
+                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+                "choose others with ORDERSIGHT_HOST and ORDERSIGHT_PORT"
+            ) from None
+        self.settings = settings.on_port(self._socket.getsockname()[1])
+        self._stopping = Event()
+        self._stopped = Event()
+        self._stopped.set()
+        self._waitress: BaseWSGIServer | None = None
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._stopped.wait(self.settings.drain_s + 5)
+        self._socket.close()
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it."""
+        return self.settings.own_url
+
+    def run(self, app: Flask) -> None:
+        self._stopped.clear()
+        sockets: dict[int, Any] = {}
+        limit = self.settings.max_body_bytes + 1
+        self._waitress = waitress = create_server(
+            app,
+            map=sockets,
+            sockets=[self._socket],
+            threads=self.settings.threads,
+            connection_limit=1000,
+            channel_timeout=15,
+            cleanup_interval=5,
+            max_request_body_size=limit,
+            max_request_header_size=65_536,
+            inbuf_overflow=limit,  # a body holds a record: it stays in memory, never in a temporary file
+            asyncore_use_poll=True,
+            clear_untrusted_proxy_headers=True,
+            expose_tracebacks=False,
+            ident=None,
+        )
+        waitress.channel_class = _Channel
+        waitress.settings = self.settings
+        house: House = app.extensions["ordersight"]
+        log.info("serving", extra={"fields": {"port": self.settings.port}})
+        try:
+            while not self._stopping.is_set():
+                _turn(sockets, 1.0)
+            house.draining.set()
+            # New connections are refused from here on; what has come is answered.
+            wasyncore.dispatcher.close(waitress)
+            if not _drain(sockets, self.settings.drain_s):
+                log.warning("stopped before every call was answered")
+        finally:
+            waitress.task_dispatcher.shutdown(timeout=1)
+            wasyncore.close_all(sockets, ignore_all=True)
+            house.close()
+            self._stopped.set()
+        log.info("stopped")
+
+    def stop(self) -> None:
+        """Begin to stop; from a signal handler or any thread."""
+        self._stopping.set()
+        if self._waitress is not None and not self._stopped.is_set():
+            self._waitress.pull_trigger()
+
+
+class CannotListen(OSError):
+    """The address is taken or not ours."""
+
+
+def _drain(sockets: dict[int, Any], seconds: float) -> bool:
+    """Serve on until every connection is idle and closed; False when the time was not enough."""
+    until = time.monotonic() + seconds
+    while channels := [d for d in sockets.values() if isinstance(d, HTTPChannel)]:
+        for channel in channels:
+            if not (channel.requests or channel.request or channel.total_outbufs_len):
+                channel.will_close = True
+        if time.monotonic() >= until:
+            return False
+        _turn(sockets, 0.05)
+    return True
+
+
+def _turn(sockets: dict[int, Any], timeout: float) -> None:
+    wasyncore.loop(timeout=timeout, use_poll=True, map=sockets, count=1)
+
+
+def listen(settings: Settings) -> Server:
+    """Bind the address of the settings, so that the port is known before the app is made. Raises CannotListen."""
+    return Server(settings)
+
+
+def serve(app: Flask, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, and return once the calls under way are answered. For the main thread."""
+    with listen(settings) as server:
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            server.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        server.run(app)

@@ -1,0 +1,39 @@
+"""Advice of a plug-in package, installed for the tests as any other package would install its own."""
+
+from __future__ import annotations
+
+import time
+
+from cds_service.cards import Action, Card, Coding, Source, Suggestion
+from cds_service.consult import Case
+
+
+def _card(summary: str, **members: object) -> Card:
+    return Card(summary, "info", Source("Test", topic=Coding("probe", "urn:test")), **members)  # type: ignore[arg-type]
+
+
+def probe(case: Case) -> list[Card]:
+    """One card that says what it saw, with a suggestion on the first draft."""
+    drafts = case.request.drafts()
+    summary = f"{case.service.id} {case.request.hook}: {len(drafts)} drafts, {len(case.record.labs)} labs"
+    if not drafts or "id" not in drafts[0]:
+        return [_card(summary)]
+    update = Action("update", "Make it urgent", resource={**drafts[0], "priority": "urgent"})
+    return [_card(summary, suggestions=(Suggestion("Urgent", (update,)),), selection_behavior="at-most-one")]
+
+
+def other(case: Case) -> list[Card]:
+    return [_card("the other service")]
+
+
+def silent(case: Case) -> list[Card]:
+    return []
+
+
+def broken(case: Case) -> list[Card]:
+    raise ValueError(f"unexpected {case.request.context} {case.record} {bytes(case.request.prefetch['note'])!r}")
+
+
+def slow(case: Case) -> list[Card]:
+    time.sleep(float(case.service.settings["seconds"]))
+    return [_card("late but here")]
