@@ -23,7 +23,7 @@ from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
 from fhir_mappers.read import read_studies
 from fhir_mappers.record import Instance, Study
-from fhir_mappers.studies import choose_films
+from fhir_mappers.studies import FILM_MODALITIES, choose_films, is_chest
 
 Reason = Literal[
     "timeout",  # it did not come in the time there was
@@ -218,7 +218,7 @@ class _Gathering:
         studies = _with_endpoint_references(
             read_studies(resources, as_of=self.plan.as_of, patient_id=self.plan.patient_id), resources
         )
-        bare = [s for s in studies[: self.plan.films[key]] if not s.instances]
+        bare = [s for s in studies if not s.instances and _may_hold_films(s)][: self.plan.films[key]]
         listed = {s.uid: s for s in studies}
         waiting = {s.uid for s in bare}
 
@@ -263,6 +263,11 @@ class _Gathering:
         order = {key: place for place, key in enumerate(self.plan.keys)}
         shortfalls = sorted(self.shortfalls, key=lambda s: (order.get(s.key, len(order)), s.reason))
         return Evidence(_without_repeats(resources), tuple(dicom), tuple(shortfalls))
+
+
+def _may_hold_films(study: Study) -> bool:
+    """Whether a study that lists no images could hold one that `choose_films` would take."""
+    return is_chest(study) and (not study.modalities or bool(study.modalities & FILM_MODALITIES))
 
 
 def _with_endpoint_references(studies: Sequence[Study], resources: Sequence[Mapping[str, Any]]) -> tuple[Study, ...]:

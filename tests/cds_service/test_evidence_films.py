@@ -78,6 +78,21 @@ def test_a_study_that_lists_no_image_is_asked_about_at_the_archive(fhir_client: 
     assert any(path.startswith("/dicom-web/studies/1.2.2/instances") for path in pacs.paths())
 
 
+def test_the_archive_is_asked_only_about_studies_that_may_hold_a_chest_film(
+    fhir_client: FhirClient, pacs: Moody
+) -> None:
+    ct = {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"}
+    scans = [
+        study(n, day=n, modality=[ct], series=[{"uid": f"1.2.{n}.1", "modality": ct}], description="CT Chest")
+        for n in (7, 8, 9)
+    ]
+    hand = study(6, day=6, description="Hand PA", series=[{"uid": "1.2.6.1", "modality": study(6)["modality"][0]}])
+    with Moody(ehr({**RECORD, "studies": bundle(*scans, hand, study(2, day=2, listed=False))})) as server:
+        evidence = gathered(fhir_client, server, pacs)
+    assert [f.study_uid for f in evidence.dicom] == ["1.2.2"]
+    assert {path.split("/")[3] for path in pacs.paths()} == {"1.2.2"}
+
+
 def test_when_the_archive_does_not_say_what_a_study_holds_the_others_are_still_read(fhir_client: FhirClient) -> None:
     def silent(seen: Seen) -> Mood:
         return reply({}, 500) if "includefield" in seen.path else archive(seen)
