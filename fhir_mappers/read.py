@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from fhir_mappers import fhir
+from fhir_mappers.consents import read_consent
 from fhir_mappers.events import read_allergy, read_condition, read_medication, read_procedure
 from fhir_mappers.genomics import is_genomic, read_genes
 from fhir_mappers.imaging import DicomFrame, decode_film
@@ -212,6 +213,7 @@ READERS: dict[str, Reader] = {
     "AllergyIntolerance": lambda r, _person, as_of, _s: read_allergy(r, as_of),
     "ServiceRequest": lambda r, _person, as_of, _s: read_service_request(r, as_of),
     "ImagingStudy": lambda r, _person, as_of, s: read_study(r, as_of, s),
+    "Consent": lambda r, _person, as_of, _s: read_consent(r, as_of),
     "DiagnosticReport": _report,
 }
 

@@ -17,6 +17,10 @@ from fhir_mappers.record import Lab, PatientRecord
 
 SAME_DRAW = timedelta(minutes=30)
 DAY = timedelta(days=1)
+UNUSABLE = frozenset(
+    {"unknown-unit", "no-unit", "conflicting-unit", "out-of-limits", "no-value", "malformed", "specimen-quality"}
+)
+"""Gap codes of a result that was there; the others are of another patient, withdrawn, or replaced by a better one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +137,5 @@ def reading(record: PatientRecord, analyte: str, within: timedelta | None = None
 
 
 def unusable(record: PatientRecord, *subjects: str) -> int:
-    """How many results of these analytes were there and could not be used (unit, limits, no value)."""
-    return sum(gap.subject in subjects for gap in record.gaps)
+    """How many results of these analytes were there and could not be used (unit, limits, spoilt specimen)."""
+    return sum(gap.subject in subjects and gap.code in UNUSABLE for gap in record.gaps)
