@@ -38,7 +38,7 @@ debian-packages:
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	[ -z "$$missing" ] || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
 
-tests/servers/fhir/node_modules: tests/servers/fhir/package-lock.json debian-packages
+tests/servers/fhir/node_modules: tests/servers/fhir/package-lock.json | debian-packages
 	cd tests/servers/fhir && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 fhir-server: tests/servers/fhir/node_modules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cds_service.advice import load_advice
@@ -82,6 +82,8 @@ def consult(
         audit(service, request, None, [], stages)
         return []
     plan = plan_evidence(service, request)
+    if profile == "non_device":
+        plan = replace(plan, films={})  # no card may rest on a film, so none is asked for
     evidence = gather(plan, fhir, deadline.leaving(service.thinking_s))
     stages.done("evidence")
     require(service, evidence)

@@ -72,7 +72,11 @@ class Orthanc:
 
     def frame_requests(self) -> int:
         """How many WADO-RS frame requests have reached the archive, counted in its own log."""
-        return sum("/frames/" in line for line in self.log.read_text(errors="replace").splitlines() if "GET" in line)
+        return sum("/frames/" in line for line in self.log.read_text(errors="replace").splitlines() if " GET /" in line)
+
+    def authorizations(self) -> int:
+        """How many requests came with an Authorization header, counted in its own log."""
+        return self.log.read_text(errors="replace").count("HTTP header: [authorization]")
 
     def instances(self) -> int:
         count: int = requests.get(f"{self.rest}/statistics", timeout=10).json()["CountInstances"]
@@ -157,7 +161,7 @@ def running_orthanc() -> Iterator[Orthanc]:
         config.write_text(json.dumps(settings))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [binary, "--verbose", str(config)], stdout=out, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+                [binary, "--trace", str(config)], stdout=out, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
             )
 
         def ready() -> bool:
