@@ -27,10 +27,24 @@ def new_uuid() -> str:
     return str(uuid.uuid4())
 
 
+def _check_said(text: str, what: str) -> None:
+    if not text.strip():
+        raise CardError(f"{what} is empty; leave it out or say something")
+
+
+def _check_absolute(url: str | None, what: str) -> None:
+    if url is not None and not url.startswith(("https://", "http://")):
+        raise CardError(f"{what} needs an absolute URL")
+
+
 class Coding(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     system: str
     display: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_said(self.code, "the code of a coding")
+        _check_said(self.system, "the system of a coding")
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +52,11 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str | None = None
     icon: str | None = None
     topic: Coding | None = None
+
+    def __post_init__(self) -> None:
+        _check_said(self.label, "the label of a source")
+        _check_absolute(self.url, "a source")
+        _check_absolute(self.icon, "an icon")
 
 
 class Link(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -51,8 +70,8 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     def __post_init__(self) -> None:
         if self.app_context is not None and self.type != "smart":
             raise CardError("appContext is allowed on smart links only")
-        if not self.url.startswith(("https://", "http://")):
-            raise CardError("a link needs an absolute URL")
+        _check_said(self.label, "the label of a link")
+        _check_absolute(self.url, "a link")
 
 
 class Action(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -64,6 +83,7 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     resource_id: str | None = None
 
     def __post_init__(self) -> None:
+        _check_said(self.description, "the description of an action")
         if self.type == "delete":
             if self.resource is not None or not self.resource_id or "/" not in self.resource_id:
                 raise CardError("delete carries resourceId `Type/id` and no resource")
@@ -78,6 +98,9 @@ class Suggestion(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"
     actions: tuple[Action, ...] = ()
     is_recommended: bool = False
     uuid: str = msgspec.field(default_factory=new_uuid)
+
+    def __post_init__(self) -> None:
+        _check_said(self.label, "the label of a suggestion")
 
 
 class Card(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -104,8 +127,10 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
         recommended = sum(s.is_recommended for s in self.suggestions)
         if recommended > 1 and self.selection_behavior != "any":
             raise CardError("several recommended suggestions need selectionBehavior any")
-        if any(reason.display is None for reason in self.override_reasons):
+        if any(not reason.display for reason in self.override_reasons):
             raise CardError("an override reason has a display")
+        if self.extension is not None and not self.extension:
+            raise CardError("an extension is left out rather than empty")
 
 
 class CardResponse(msgspec.Struct, frozen=True):

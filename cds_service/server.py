@@ -6,6 +6,7 @@ too large a body, and drops calls under way on SIGTERM.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
@@ -124,6 +125,9 @@ class Server:
         return self.settings.own_url
 
     def run(self, app: Flask) -> None:
+        """Serve the app. Once: the socket is closed afterwards."""
+        if self._stopping.is_set():
+            return
         self._stopped.clear()
         sockets: dict[int, Any] = {}
         limit = self.settings.max_body_bytes + 1
@@ -165,8 +169,9 @@ class Server:
     def stop(self) -> None:
         """Begin to stop; from a signal handler or any thread."""
         self._stopping.set()
-        if self._waitress is not None and not self._stopped.is_set():
-            self._waitress.pull_trigger()
+        if self._waitress is not None:
+            with contextlib.suppress(OSError):  # it has stopped already
+                self._waitress.pull_trigger()
 
 
 class CannotListen(OSError):

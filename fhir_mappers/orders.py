@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
-from fhir_mappers import fhir
+from fhir_mappers import fhir, r4
 from fhir_mappers.codes import LOINC_SYSTEMS, drug_concepts, find_imaging_order, find_lab
 from fhir_mappers.events import drug_of
 from fhir_mappers.record import Gap, Order
@@ -24,7 +24,8 @@ DRAFTABLE = frozenset(
         "Appointment",
     }
 )
-_GONE = frozenset({"entered-in-error", "revoked", "cancelled", "stopped"})
+# A tuple, since a broken status may be a list, which no set can be asked for.
+_GONE = ("entered-in-error", "revoked", "cancelled", "stopped")
 _IMAGING = frozenset({"363679005", "RAD"})
 _LABORATORY = frozenset({"108252007", "LAB"})
 """Categories of ServiceRequest: SNOMED CT imaging and laboratory procedure, v2-0074 RAD and LAB."""
@@ -33,7 +34,7 @@ _LABORATORY = frozenset({"108252007", "LAB"})
 def read_service_request(resource: fhir.Resource, as_of: datetime) -> Iterator[Order | Gap]:
     """Read an existing ServiceRequest, active or on hold (DQ-1). Raises fhir.Malformed."""
     reference = fhir.reference_of(resource)
-    request = fhir.read(resource, fhir.ServiceRequest)
+    request = fhir.read(resource, r4.ServiceRequest)
     if request.status not in ("active", "on-hold") or request.do_not_perform:
         yield Gap("bad-status", "ServiceRequest", reference)
         return
@@ -47,7 +48,7 @@ def read_service_request(resource: fhir.Resource, as_of: datetime) -> Iterator[O
         yield Gap("unknown-code", "ServiceRequest", reference)
 
 
-def _service_order(resource: fhir.Resource, request: fhir.ServiceRequest, as_of: datetime, *, draft: bool) -> Order:
+def _service_order(resource: fhir.Resource, request: r4.ServiceRequest, as_of: datetime, *, draft: bool) -> Order:
     codes = request.code.codes
     imaging = find_imaging_order(codes)
     kind: Literal["imaging", "laboratory", "medication", "other"] = "other"
@@ -80,9 +81,9 @@ def read_draft(
     if resource.get("status") in _GONE or resource.get("doNotPerform") is True:
         yield Gap("bad-status", kind, fhir.reference_of(resource))
     elif kind == "ServiceRequest":
-        yield _service_order(resource, fhir.read(resource, fhir.ServiceRequest), as_of, draft=True)
+        yield _service_order(resource, fhir.read(resource, r4.ServiceRequest), as_of, draft=True)
     elif kind == "MedicationRequest":
-        request = fhir.read(resource, fhir.MedicationRequest)
+        request = fhir.read(resource, r4.MedicationRequest)
         codes, text = drug_of(resource, request, supporting)
         yield Order(
             ref=fhir.reference_of(resource),

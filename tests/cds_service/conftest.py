@@ -40,19 +40,20 @@ settings: {{seconds: 0.4}}
 
 
 @pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on the path with an installed package that declares advice."""
     folder = tmp_path_factory.mktemp("plugin")
     info = folder / "test_advice-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: test-advice\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     sys.path.append(str(folder))
-    yield
+    yield folder
     sys.path.remove(str(folder))
 
 
 @pytest.fixture(scope="session")
-def services(plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Services:
+def services_folder(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`probe` answers all ten hooks, `twin` shares two of them, `needy` requires labs; the rest are as named."""
     folder = tmp_path_factory.mktemp("services")
     for id_, hooks, advice, required in (
@@ -65,7 +66,12 @@ def services(plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Services
     ):
         text = MANIFEST.format(id=id_, hooks=", ".join(hooks), advice=advice, required=str(required).lower())
         (folder / f"{id_}.yaml").write_text(text)
-    return load_services(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def services(services_folder: Path) -> Services:
+    return load_services(services_folder)
 
 
 @pytest.fixture
