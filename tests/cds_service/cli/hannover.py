@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-from real_servers import FhirServer, Orthanc, running_fhir_server, running_orthanc
+from real_servers import FhirServer, Orthanc
 
 from cds_service.cli.films import Picture, match_pictures, wanted_instances
 from cds_service.cli.importing import Imported, import_bundles, read_bundle
@@ -37,10 +36,3 @@ def import_all(shared: Path, fhir: FhirServer, archive: Orthanc) -> Imported:
         dicom_folder=data / "dicom/hannover_derived",
         shift_to=NOW,
     )
-
-
-@pytest.fixture(scope="module")
-def imported(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All Hannover patients in servers of their own, moved to NOW: (result, FHIR server, archive)."""
-    with running_fhir_server() as fhir, running_orthanc() as archive:
-        yield import_all(shared, fhir, archive), fhir, archive
