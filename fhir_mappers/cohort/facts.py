@@ -67,7 +67,10 @@ def drug(ingredient: str) -> Drug:
 
 @dataclass(frozen=True, slots=True)
 class LabFact:
-    """One result as the laboratory or the ward wrote it; `code` says what it is and how its unit converts."""
+    """One result as the laboratory or the ward wrote it; `code` says what it is and how its unit converts.
+
+    value  an int where it is printed without decimals: a FHIR number carries its precision
+    """
 
     loinc: str
     value: float

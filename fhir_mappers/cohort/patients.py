@@ -137,7 +137,8 @@ def printed(analyte: str, value: float, at: datetime, choice: int = 0) -> LabFac
     row = lab_codes()[loinc]
     factor = row.to_canonical(1.0, unit) - row.to_canonical(0.0, unit)
     reported = round((value - row.to_canonical(0.0, unit)) / factor, decimals)
-    return LabFact(loinc, max(reported, 10.0**-decimals), unit, at)
+    reported = max(reported, 10.0**-decimals)
+    return LabFact(loinc, reported if decimals else int(reported), unit, at)
 
 
 def _labs(

@@ -156,12 +156,10 @@ def _observation(patient: GeneratedPatient, key: tuple[object, ...], category: s
 def _lab(patient: GeneratedPatient, index: int, fact: LabFact) -> Resource:
     row = fact.code
     category = "laboratory" if row.kind == "lab" else "vital-signs"
-    # FHIR's JSON numbers carry their precision: 12 is what a laboratory prints, not 12.0.
-    value = int(fact.value) if fact.value == int(fact.value) else fact.value
     return _observation(patient, ("lab", index), category, concept(LOINC, fact.loinc, row.name)) | {
         "encounter": {"reference": f"Encounter/{encounter_id(patient)}"},
         "effectiveDateTime": instant(fact.at),
-        "valueQuantity": {"value": value, "unit": fact.unit, "system": UCUM, "code": fact.unit},
+        "valueQuantity": {"value": fact.value, "unit": fact.unit, "system": UCUM, "code": fact.unit},
     }
 
 

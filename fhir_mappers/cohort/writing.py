@@ -24,7 +24,7 @@ from fhir_mappers.cohort.facts import (
 from fhir_mappers.cohort.films import Signs
 from fhir_mappers.cohort.resources import coded_vital, concept, instant
 
-DEMO_PX = 1024
+DEMO_PX = 768
 
 CodedVital = tuple[str, str, tuple[str, str], datetime]
 
