@@ -16,6 +16,7 @@ from datetime import timedelta
 from importlib import resources
 
 from fhir_mappers.record import ImagingOrder
+from fhir_mappers.units import Conversion, UnknownUnit, normalise_unit, read_conversions
 
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
@@ -28,21 +29,6 @@ ICD10_SYSTEMS = frozenset({ICD10CM, ICD10, "urn:oid:2.16.840.1.113883.6.90", "ur
 RXNORM_SYSTEMS = frozenset({RXNORM, "urn:oid:2.16.840.1.113883.6.88"})
 ATC_SYSTEMS = frozenset({ATC, "urn:oid:2.16.840.1.113883.6.73", "http://www.whocc.no/atc/"})
 LOINC_SYSTEMS = frozenset({LOINC, "urn:oid:2.16.840.1.113883.6.1"})
-
-
-class UnknownUnit(ValueError):
-    """The table lists no conversion from this unit; the value cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """canonical = reported * factor + offset (README of the tables, rule 3)."""
-
-    factor: float
-    offset: float = 0.0
-
-    def __call__(self, value: float) -> float:
-        return value * self.factor + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,56 +87,6 @@ class LabCode:
         )
 
 
-_SPELLINGS = {
-    # README of the tables, rule 4: spellings laboratories print that are not UCUM.
-    **dict.fromkeys(("mEq/L", "meq/l", "mEq/l", "MEQ/L"), "meq/L"),
-    **dict.fromkeys(("IU/L", "units/L", "[IU]/L", "[iU]/L", "iU/L", "U/l"), "U/L"),
-    **dict.fromkeys(
-        ("K/uL", "K/UL", "x10E3/uL", "10^3/uL", "thou/uL", "10*3/mm3", "10e3/uL", "x10(3)/uL", "10*3/ul"), "10*3/uL"
-    ),
-    **dict.fromkeys(("10^9/L", "G/L", "x10^9/L", "10*9/l"), "10*9/L"),
-    **dict.fromkeys(("mmHg", "mm Hg", "mm(Hg)"), "mm[Hg]"),
-    **dict.fromkeys(("C", "degC", "°C"), "Cel"),
-    **dict.fromkeys(("F", "degF", "°F"), "[degF]"),
-    **dict.fromkeys(("lb", "lbs"), "[lb_av]"),
-    "in": "[in_i]",
-    **dict.fromkeys(("sec", "SECONDS", "seconds"), "s"),
-    **dict.fromkeys(("bpm", "beats/min", "breaths/min", "/minute"), "/min"),
-    **dict.fromkeys(("ng/mL FEU", "ng/mL (FEU)"), "ng/mL{FEU}"),
-    **dict.fromkeys(("ng/mL DDU", "ng/mL (DDU)"), "ng/mL{DDU}"),
-    **dict.fromkeys(("mg/L FEU", "mg/L (FEU)"), "mg/L{FEU}"),
-    **dict.fromkeys(("ug/mL FEU", "ug/mL (FEU)"), "ug/mL{FEU}"),
-    **dict.fromkeys(("MG/DL", "mg/dl"), "mg/dL"),
-    **dict.fromkeys(("g/dl", "G/DL"), "g/dL"),
-    **dict.fromkeys(("ng/ml", "NG/ML"), "ng/mL"),
-    **dict.fromkeys(("pH", "units", "[pH]", "pH units"), "[pH]"),
-    **dict.fromkeys(("mm/hr", "mm/h"), "mm/h"),
-    **dict.fromkeys(("(score)", "score"), "{score}"),
-    **dict.fromkeys(("mIU/mL",), "m[IU]/mL"),
-    **dict.fromkeys(("mIU/L",), "m[IU]/L"),
-    **dict.fromkeys(("uIU/mL",), "u[IU]/mL"),
-}
-_PER_1_73 = re.compile(r"(?i)^ml/min/\[?\{?\(?1\.73_?\s?m(?:2|\^2|²)\]?\}?\)?$|^ml/min per 1\.73 ?m2$")
-
-
-_LITRE = re.compile(r"(?<![A-Za-z{\[])([dcmunpf]?)l(?![A-Za-z])")
-
-
-def normalise_unit(unit: str) -> str:
-    """Bring a printed unit to its UCUM spelling; case matters afterwards. Unknown spellings pass unchanged.
-
-    UCUM itself spells the litre `l` or `L`, and the arbitrary international unit `[iU]` or `[IU]`: one of each here.
-    """
-    text = unit.strip().replace("µ", "u").replace("μ", "u")
-    if _PER_1_73.match(text):
-        return "mL/min/{1.73_m2}"
-    if text.startswith("mcg"):
-        text = "ug" + text[3:]
-    text = _SPELLINGS.get(text, text)
-    text = _LITRE.sub(r"\1L", text).replace("[iU]", "[IU]")
-    return _SPELLINGS.get(text, text)
-
-
 def check_digit_ok(code: str) -> bool:
     """LOINC's mod-10 check digit (README of the tables, rule 2)."""
     match = re.fullmatch(r"(\d+)-(\d)", code)
@@ -182,20 +118,6 @@ def _duration(text: str | None) -> timedelta | None:
     return timedelta(days=days + 365 * years, hours=hours, minutes=minutes)
 
 
-def _conversions(canonical: str, alternatives: str) -> dict[str, Conversion]:
-    table = {normalise_unit(canonical): Conversion(1.0)}
-    for part in filter(None, (p.strip() for p in alternatives.split(";"))):
-        unit, _, rule = part.rpartition(":")
-        match = re.fullmatch(r"(-?[\d.eE-]+?)(?:([+-])([\d.]+))?", rule)
-        if not match:
-            raise ValueError(f"tables: {part!r} is not unit:factor or unit:factor+offset")
-        factor, sign, offset = match.groups()
-        table[normalise_unit(unit)] = Conversion(
-            float(factor), float(offset) * (-1 if sign == "-" else 1) if offset else 0.0
-        )
-    return table
-
-
 @functools.cache
 def _lab_rows() -> tuple[LabCode, ...]:
     rows = []
@@ -210,7 +132,7 @@ def _lab_rows() -> tuple[LabCode, ...]:
                     name=row["name"],
                     kind=kind,
                     unit=row["canonical_ucum"],
-                    conversions=_conversions(row["canonical_ucum"], row["alt_units"]),
+                    conversions=read_conversions(row["canonical_ucum"], row["alt_units"]),
                     reject=(_number(row["reject_low"]), _number(row["reject_high"])),
                     flag=(_number(row["flag_low"]), _number(row["flag_high"])),
                     ref_male=(_number(male[0]), _number(male[1])),
@@ -365,66 +287,6 @@ def find_imaging_order(codes: Iterable[tuple[str, str]]) -> ImagingOrder | None:
         if system in LOINC_SYSTEMS and code in table:
             return table[code]
     return None
-
-
-# Answers of coded observations, each code matched exactly. LOINC answers: 82810-3 (LL4129-4), 67775-7 with
-# LA6560-2 for new confusion, presence lists. SNOMED CT codes are single matches, no list of that system is shipped.
-_MEANINGS: dict[str, dict[str, str]] = {
-    "pregnancy_status": {
-        "LA15173-0": "pregnant",
-        "77386006": "pregnant",
-        "LA26683-5": "not-pregnant",
-        "60001007": "not-pregnant",
-        "LA4489-6": "unknown",
-    },
-    "avpu": {
-        "LA9340-6": "alert",
-        "LA6560-2": "confusion",
-        "LA17108-4": "voice",
-        "LA17107-6": "pain",
-        "LA9343-0": "unresponsive",
-        "248234008": "alert",
-        "130987000": "confusion",
-        "300202002": "voice",
-        "450847001": "pain",
-        "422768004": "unresponsive",
-    },
-    "{presence}": {
-        **dict.fromkeys(("LA6576-8", "LA11882-0", "LA9633-4", "10828004", "260373001", "POS"), "positive"),
-        **dict.fromkeys(("LA6577-6", "LA11883-8", "LA9634-2", "260385009", "260415000", "NEG"), "negative"),
-    },
-}
-_PRESENCE_WORDS = {
-    **dict.fromkeys(("positive", "pos", "detected", "reactive", "present"), "positive"),
-    **dict.fromkeys(("negative", "neg", "not detected", "non-reactive", "nonreactive", "absent"), "negative"),
-}
-
-_AVPU_WORDS = {
-    "alert": "alert",
-    "new confusion": "confusion",
-    "voice": "voice",
-    "pain": "pain",
-    "unresponsive": "unresponsive",
-}
-
-
-def coded_meaning(row: LabCode, codes: Iterable[tuple[str, str]], text: str) -> str:
-    """What a coded answer says, in our own word, or "" where no table knows it.
-
-    Presence tests (hCG, antigens, RNA) may answer with one whole word instead of a code, as many laboratories do
-    (labs.csv notes it for hCG), and so may the level of response, which many charts store as the word itself;
-    nothing else is ever read from text.
-    """
-    table = _MEANINGS.get(row.analyte) or _MEANINGS.get(row.unit, {})
-    found = {table[code] for _, code in codes if code in table}
-    if len(found) == 1:
-        return found.pop()
-    word = text.strip().rstrip(".").lower()
-    if not found and row.unit == "{presence}":
-        return _PRESENCE_WORDS.get(word, "")
-    if row.analyte == "avpu" and not tuple(codes):
-        return _AVPU_WORDS.get(word, "")
-    return ""
 
 
 def knows_conditions(codes: Iterable[tuple[str, str]]) -> bool:

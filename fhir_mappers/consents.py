@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from fhir_mappers import fhir
+from fhir_mappers import fhir, r4
 from fhir_mappers.record import Coded, Gap
 
 GOAL = "goal_of_care"
 
 
-class Provision(fhir.Part, frozen=True):
+class Provision(r4.Part, frozen=True):
     """`type` absent at the root means that the nested provisions decide; `deny` says what is not agreed to."""
 
     type: str | None = None
-    period: fhir.Period | None = None
-    code: list[fhir.Concept] = []
+    period: r4.Period | None = None
+    code: list[r4.Concept] = []
     provision: list[Provision] = []
 
 
-class Consent(fhir.Part, frozen=True):
+class Consent(r4.Part, frozen=True):
     status: str = ""
-    category: list[fhir.Concept] = []
+    category: list[r4.Concept] = []
     date_time: str | None = None
     provision: Provision | None = None
 
@@ -49,7 +49,7 @@ def read_consent(resource: fhir.Resource, as_of: datetime) -> Iterator[Coded | G
 
 
 def _permitted(provision: Provision, as_of: datetime) -> Iterator[tuple[str, str]]:
-    period = provision.period or fhir.Period()
+    period = provision.period or r4.Period()
     begins, ends = fhir.read_start(period.start, as_of), fhir.read_time(period.end, as_of)
     if (begins is not None and begins > as_of) or (ends is not None and ends.at < as_of):
         return

@@ -152,6 +152,8 @@ def read_dicom_file(data: bytes, reference: str = "") -> FileFrame:
             syntax = str(ExplicitVRLittleEndian)
         uids = (str(dataset.get(k, "")) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
         study, series, sop = uids
+        if not sop:
+            raise BadDicom("no SOP instance UID: not a DICOM object")
         if element is not None:
             del dataset.PixelData
         metadata = dataset.to_json_dict(bulk_data_threshold=1 << 20, suppress_invalid_tags=True)

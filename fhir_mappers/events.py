@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
-from fhir_mappers import fhir
+from fhir_mappers import fhir, r4
 from fhir_mappers.codes import condition_concepts, drug_concepts, knows_conditions, knows_drugs
 from fhir_mappers.record import Allergy, Event, Gap
 
@@ -32,11 +32,11 @@ def read_condition(resource: fhir.Resource, as_of: datetime) -> Iterator[Event |
     A radiographic contrast allergy status (group `contrast_allergy`) is an Allergy as well. Raises fhir.Malformed.
     """
     reference = fhir.reference_of(resource)
-    condition = fhir.read(resource, fhir.Condition)
+    condition = fhir.read(resource, r4.Condition)
     if condition.verification_status and condition.verification_status.says("refuted", "entered-in-error"):
         yield Gap("bad-status", "Condition", reference)
         return
-    onset, abatement = condition.onset_period or fhir.Period(), condition.abatement_period or fhir.Period()
+    onset, abatement = condition.onset_period or r4.Period(), condition.abatement_period or r4.Period()
     recorded = fhir.read_start(condition.recorded_date, as_of)
     start = fhir.read_start(condition.onset_date_time or onset.start, as_of) or recorded
     if fhir.in_future(start, as_of) or fhir.in_future(recorded, as_of):
@@ -73,7 +73,7 @@ def read_medication(
     drafts of others, and what is cancelled or an error are no history.
     """
     reference = fhir.reference_of(resource)
-    request = fhir.read(resource, fhir.MedicationRequest)
+    request = fhir.read(resource, r4.MedicationRequest)
     if request.status in _NEVER or request.intent not in _DRUG_ORDERS or request.do_not_perform:
         yield Gap("bad-status", "MedicationRequest", reference)
         return
@@ -100,7 +100,7 @@ def read_medication(
 
 
 def drug_of(
-    resource: fhir.Resource, request: fhir.MedicationRequest, supporting: Mapping[str, fhir.Resource]
+    resource: fhir.Resource, request: r4.MedicationRequest, supporting: Mapping[str, fhir.Resource]
 ) -> tuple[fhir.Codes, str]:
     """The codes of the drug and of its ingredients, and the record's wording; through a Medication if need be."""
     codes: fhir.Codes = ()
@@ -112,7 +112,7 @@ def drug_of(
         text = text or request.medication_reference.display or ""
         if medication is not None:
             try:
-                read = fhir.read(medication, fhir.Medication)
+                read = fhir.read(medication, r4.Medication)
             except fhir.Malformed:
                 return codes, text
             items = [i.item_codeable_concept for i in read.ingredient if i.item_codeable_concept is not None]
@@ -121,7 +121,7 @@ def drug_of(
     return codes, text
 
 
-def _dose(request: fhir.MedicationRequest) -> str:
+def _dose(request: r4.MedicationRequest) -> str:
     for dosage in request.dosage_instruction:
         if dosage.text:
             return dosage.text
@@ -135,11 +135,11 @@ def _dose(request: fhir.MedicationRequest) -> str:
 def read_procedure(resource: fhir.Resource, as_of: datetime) -> Iterator[Event | Gap]:
     """Read a Procedure that is completed (not active) or in progress (active). Raises fhir.Malformed."""
     reference = fhir.reference_of(resource)
-    procedure = fhir.read(resource, fhir.Procedure)
+    procedure = fhir.read(resource, r4.Procedure)
     if procedure.status not in ("completed", "in-progress"):
         yield Gap("bad-status", "Procedure", reference)
         return
-    period = procedure.performed_period or fhir.Period()
+    period = procedure.performed_period or r4.Period()
     start = fhir.read_start(procedure.performed_date_time or period.start or period.end, as_of)
     if fhir.in_future(start, as_of):
         yield Gap("future", "Procedure", reference)
@@ -166,7 +166,7 @@ def read_allergy(resource: fhir.Resource, as_of: datetime) -> Iterator[Allergy |
     A missing clinicalStatus counts as active: of the two errors, forgetting an allergy is the worse.
     """
     reference = fhir.reference_of(resource)
-    allergy = fhir.read(resource, fhir.AllergyIntolerance)
+    allergy = fhir.read(resource, r4.AllergyIntolerance)
     verification, clinical = allergy.verification_status, allergy.clinical_status
     refuted = verification is not None and verification.says("refuted", "entered-in-error")
     if refuted or (clinical is not None and clinical.says("inactive", "resolved")):
@@ -189,7 +189,7 @@ def read_allergy(resource: fhir.Resource, as_of: datetime) -> Iterator[Allergy |
         yield Gap("unknown-code", "AllergyIntolerance", reference)
 
 
-def _severity(allergy: fhir.AllergyIntolerance) -> Severity:
+def _severity(allergy: r4.AllergyIntolerance) -> Severity:
     """The worst of the reactions; anaphylaxis is severe whatever its recorded grade, and so is criticality high.
 
     Criticality low says what a future exposure may do, not how bad the last one was: it does not make it mild.

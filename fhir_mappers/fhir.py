@@ -15,283 +15,44 @@ written as text is read. It never means a guess: a list of two where one belongs
 from __future__ import annotations
 
 import re
-from calendar import monthrange
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from fhir_mappers.r4 import Codes, Part
 from fhir_mappers.record import Source
+from fhir_mappers.times import SKEW, Moment, date_bounds, in_future, read_start, read_time
+
+__all__ = [
+    "SKEW",
+    "Codes",
+    "Malformed",
+    "Moment",
+    "Resource",
+    "codes_of",
+    "date_bounds",
+    "each",
+    "id_of",
+    "in_future",
+    "last_segment",
+    "names_patient",
+    "points_at",
+    "read",
+    "read_start",
+    "read_time",
+    "reference_of",
+    "referred",
+    "source_of",
+    "type_of",
+]
 
 Resource = Mapping[str, Any]
-Codes = tuple[tuple[str, str], ...]
 T = TypeVar("T", bound="Part")
-
-SKEW = timedelta(minutes=10)
-"""How far ahead of our clock a time may lie and still be believed (CLINICAL.md 3.1, DQ-9)."""
 
 
 class Malformed(ValueError):
     """A resource does not have the shape FHIR gives its type. Says which type, never what was in it."""
-
-
-class Part(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What every subset here has in common: names in FHIR's camelCase, unknown fields ignored."""
-
-
-class Coding(Part, frozen=True):
-    system: str | None = None
-    code: str | None = None
-    display: str | None = None
-
-
-class Concept(Part, frozen=True):
-    """CodeableConcept or Coding: R4 and R5 differ in which of the two stands where (ImagingStudy.modality)."""
-
-    coding: list[Coding] = []
-    text: str | None = None
-    system: str | None = None
-    code: str | None = None
-    display: str | None = None
-
-    @property
-    def codes(self) -> Codes:
-        own = [(self.system or "", self.code)] if self.code else []
-        return (*own, *((c.system or "", c.code) for c in self.coding if c.code))
-
-    @property
-    def words(self) -> str:
-        """The record's own wording: text, else the first display. For showing, never for matching."""
-        return self.text or self.display or next((c.display for c in self.coding if c.display), "") or ""
-
-    def says(self, *codes: str) -> bool:
-        """Whether one of these codes is ours; for FHIR's own small value sets, where systems are often left out."""
-        return any(code in codes for _, code in self.codes)
-
-
-class Quantity(Part, frozen=True):
-    value: int | float | None = None
-    comparator: str | None = None
-    unit: str | None = None
-    system: str | None = None
-    code: str | None = None
-
-
-class Reference(Part, frozen=True):
-    reference: str | None = None
-    display: str | None = None
-
-
-class Period(Part, frozen=True):
-    start: str | None = None
-    end: str | None = None
-
-
-class Annotation(Part, frozen=True):
-    text: str | None = None
-
-
-class Meta(Part, frozen=True):
-    version_id: str | None = None
-
-
-class Range(Part, frozen=True):
-    low: Quantity | None = None
-    high: Quantity | None = None
-    type: Concept | None = None
-    applies_to: list[Concept] = []
-    age: dict[str, Any] | None = None
-
-
-class Value(Part, frozen=True):
-    """The value[x] of an Observation or of one of its components."""
-
-    code: Concept = Concept()
-    value_quantity: Quantity | None = None
-    value_codeable_concept: Concept | None = None
-    value_string: str | None = None
-    value_boolean: bool | None = None
-    value_integer: int | None = None
-    value_date_time: str | None = None
-    data_absent_reason: Concept | None = None
-    interpretation: list[Concept] = []
-    reference_range: list[Range] = []
-
-
-class Observation(Value, frozen=True):
-    id: str | None = None
-    meta: Meta | None = None
-    status: str = ""
-    category: list[Concept] = []
-    effective_date_time: str | None = None
-    effective_period: Period | None = None
-    effective_instant: str | None = None
-    issued: str | None = None
-    note: list[Annotation] = []
-    component: list[Value] = []
-
-
-class Condition(Part, frozen=True):
-    code: Concept = Concept()
-    clinical_status: Concept | None = None
-    verification_status: Concept | None = None
-    onset_date_time: str | None = None
-    onset_period: Period | None = None
-    abatement_date_time: str | None = None
-    abatement_period: Period | None = None
-    recorded_date: str | None = None
-
-
-class Rate(Part, frozen=True):
-    dose_quantity: Quantity | None = None
-
-
-class Dosage(Part, frozen=True):
-    text: str | None = None
-    dose_and_rate: list[Rate] = []
-
-
-class Ingredient(Part, frozen=True):
-    item_codeable_concept: Concept | None = None
-
-
-class Medication(Part, frozen=True):
-    code: Concept = Concept()
-    ingredient: list[Ingredient] = []
-
-
-class MedicationRequest(Part, frozen=True):
-    status: str = ""
-    intent: str = ""
-    priority: str = ""
-    do_not_perform: bool = False
-    medication_codeable_concept: Concept | None = None
-    medication_reference: Reference | None = None
-    authored_on: str | None = None
-    dosage_instruction: list[Dosage] = []
-
-
-class Reaction(Part, frozen=True):
-    substance: Concept | None = None
-    manifestation: list[Concept] = []
-    severity: str | None = None
-
-
-class AllergyIntolerance(Part, frozen=True):
-    code: Concept = Concept()
-    clinical_status: Concept | None = None
-    verification_status: Concept | None = None
-    criticality: str | None = None
-    onset_date_time: str | None = None
-    recorded_date: str | None = None
-    reaction: list[Reaction] = []
-
-
-class Procedure(Part, frozen=True):
-    status: str = ""
-    code: Concept = Concept()
-    performed_date_time: str | None = None
-    performed_period: Period | None = None
-
-
-class ServiceRequest(Part, frozen=True):
-    status: str = ""
-    intent: str = ""
-    priority: str = ""
-    do_not_perform: bool = False
-    category: list[Concept] = []
-    code: Concept = Concept()
-    order_detail: list[Concept] = []
-    authored_on: str | None = None
-
-
-class Identifier(Part, frozen=True):
-    system: str | None = None
-    value: str | None = None
-
-
-class SeriesInstance(Part, frozen=True):
-    uid: str = ""
-    sop_class: Concept = Concept()
-    number: int = 0
-
-
-class Series(Part, frozen=True):
-    uid: str = ""
-    modality: Concept = Concept()
-    description: str | None = None
-    body_site: Concept | None = None
-    endpoint: list[Reference] = []
-    instance: list[SeriesInstance] = []
-
-
-class ImagingStudy(Part, frozen=True):
-    status: str = ""
-    identifier: list[Identifier] = []
-    modality: list[Concept] = []
-    started: str | None = None
-    description: str | None = None
-    procedure_code: list[Concept] = []
-    endpoint: list[Reference] = []
-    series: list[Series] = []
-
-
-class Endpoint(Part, frozen=True):
-    status: str = ""
-    connection_type: Concept | None = None
-    address: str = ""
-
-
-class DiagnosticReport(Part, frozen=True):
-    status: str = ""
-    category: list[Concept] = []
-    code: Concept = Concept()
-    effective_date_time: str | None = None
-    effective_period: Period | None = None
-    issued: str | None = None
-    conclusion: str | None = None
-    imaging_study: list[Reference] = []
-
-
-class Extension(Part, frozen=True):
-    url: str = ""
-    value_codeable_concept: Concept | None = None
-    extension: list[Any] = []
-
-
-class Patient(Part, frozen=True):
-    gender: str | None = None
-    birth_date: str | None = None
-    deceased_boolean: bool | None = None
-    deceased_date_time: str | None = None
-    identifier: list[Identifier] = []
-    extension: list[Extension] = []
-
-
-class EncounterLocation(Part, frozen=True):
-    location: Reference = Reference()
-    status: str | None = None
-    period: Period | None = None
-
-
-class Encounter(Part, frozen=True):
-    status: str = ""
-    class_: Concept = msgspec.field(name="class", default=Concept())
-    period: Period | None = None
-    service_type: Concept | None = None
-    location: list[EncounterLocation] = []
-
-
-class Location(Part, frozen=True):
-    type: list[Concept] = []
-
-
-class Device(Part, frozen=True):
-    status: str = ""
-    type: Concept = Concept()
-    safety: list[Concept] = []
-    udi_carrier: list[dict[str, Any]] = []
 
 
 def read(resource: Resource, kind: type[T]) -> T:
@@ -414,74 +175,3 @@ def referred(
         return supporting.get(f"{kind}/{last_segment(reference)}")
     inside = (r for r in each(resource.get("contained")) if type_of(r) == kind)
     return next((r for r in inside if id_of(r) == reference[1:]), None)
-
-
-# --- times ------------------------------------------------------------------------------------------------------
-
-
-class Moment(NamedTuple):
-    """A FHIR date or dateTime. `has_time` is False for a date; `at` is then the end of that day."""
-
-    at: datetime
-    has_time: bool
-
-
-_TIMED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?")
-_DATED = re.compile(r"\d{4}-\d\d-\d\d")
-_PARTIAL = re.compile(r"(\d{4})(?:-(\d\d))?")
-
-
-def read_time(text: str | None, as_of: datetime) -> Moment | None:
-    """Read a dateTime or instant; None for what is absent, partial or no time at all.
-
-    A time without an offset, which FHIR forbids, is taken as UTC. A date counts as the end of its day in the
-    time zone of `as_of`, and the day of `as_of` itself as `as_of`: it happened today, we cannot say when.
-    """
-    if not text:
-        return None
-    try:
-        if _TIMED.fullmatch(text):
-            at = datetime.fromisoformat(text)
-            at = at if at.tzinfo else at.replace(tzinfo=UTC)
-            at.astimezone(UTC)  # raises where an offset leads out of the calendar
-            return Moment(at, True)
-        if _DATED.fullmatch(text):
-            day = date.fromisoformat(text)
-            end = datetime.combine(day, time(23, 59, 59), as_of.tzinfo or UTC)
-            end.astimezone(UTC)
-            return Moment(as_of if day == as_of.date() else end, False)
-    except (ValueError, OverflowError):
-        return None
-    return None
-
-
-def read_start(text: str | None, as_of: datetime) -> datetime | None:
-    """Like `read_time` for onsets, where a month or a year is worth having: its first day."""
-    moment = read_time(text, as_of)
-    if moment:
-        return moment.at
-    first = date_bounds(text)
-    return datetime.combine(first[0], time(), as_of.tzinfo or UTC) if first else None
-
-
-def date_bounds(text: str | None) -> tuple[date, date] | None:
-    """The first and last day that a date, a month or a year allows."""
-    if not text:
-        return None
-    try:
-        if _DATED.fullmatch(text[:10]):
-            day = date.fromisoformat(text[:10])
-            return day, day
-        match = _PARTIAL.fullmatch(text)
-        if not match:
-            return None
-        year, month = int(match[1]), match[2]
-        if month is None:
-            return date(year, 1, 1), date(year, 12, 31)
-        return date(year, int(month), 1), date(year, int(month), monthrange(year, int(month))[1])
-    except ValueError:
-        return None
-
-
-def in_future(at: datetime | None, as_of: datetime) -> bool:
-    return at is not None and at > as_of + SKEW

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
-from fhir_mappers import fhir
+from fhir_mappers import fhir, r4
 from fhir_mappers.codes import LOINC_SYSTEMS, gene_symbol
 from fhir_mappers.record import Gap, GeneResult, Source
 
@@ -82,8 +82,8 @@ def read_genes(resource: fhir.Resource, as_of: datetime) -> Iterator[GeneResult 
     """
     reference = fhir.reference_of(resource)
     kind = next(k for k in (_kind(s, c) for s, c in fhir.codes_of(resource.get("code"))) if k)
-    observation = fhir.read(resource, fhir.Observation)
-    period = observation.effective_period or fhir.Period()
+    observation = fhir.read(resource, r4.Observation)
+    period = observation.effective_period or r4.Period()
     at = fhir.read_start(
         observation.effective_date_time or observation.effective_instant or period.end or observation.issued, as_of
     )
@@ -99,9 +99,9 @@ def read_genes(resource: fhir.Resource, as_of: datetime) -> Iterator[GeneResult 
             yield Gap("no-value", "genomics", reference)
 
 
-def _results(kind: str, observation: fhir.Observation, at: datetime | None, source: Source) -> Iterator[GeneResult]:
+def _results(kind: str, observation: r4.Observation, at: datetime | None, source: Source) -> Iterator[GeneResult]:
     origin = _origin(observation)
-    value = observation.value_codeable_concept or fhir.Concept()
+    value = observation.value_codeable_concept or r4.Concept()
 
     def result(gene: str, kind: Kind, value: str) -> GeneResult:
         return GeneResult(gene, kind, value, origin, at, source, frozenset({f"{gene}:{value}"}))
@@ -125,13 +125,11 @@ def _results(kind: str, observation: fhir.Observation, at: datetime | None, sour
             yield result(gene, "phenotype", _effect(observation))
 
 
-def _effect(observation: fhir.Observation) -> str:
+def _effect(observation: r4.Observation) -> str:
     return next((m for code in EFFECTS for c in _answers(observation, code) if (m := _metabolizer(c))), "")
 
 
-def _variant(
-    observation: fhir.Observation, gene: str, origin: Origin, at: datetime | None, source: Source
-) -> GeneResult:
+def _variant(observation: r4.Observation, gene: str, origin: Origin, at: datetime | None, source: Source) -> GeneResult:
     names = (normal_protein(w) for c in _answers(observation, P_HGVS) for w in _written(c))
     protein = next((name for name in names if name), "")
     coding = next((w for c in _answers(observation, C_HGVS) for w in _written(c)), "")
@@ -149,7 +147,7 @@ def _variant(
     )
 
 
-def _fraction(observation: fhir.Observation) -> float | None:
+def _fraction(observation: r4.Observation) -> float | None:
     """Sample variant allele fraction, 0 to 1; percent is converted, anything else than % or 1 is not a fraction."""
     for part in observation.component:
         quantity = part.value_quantity
@@ -161,17 +159,17 @@ def _fraction(observation: fhir.Observation) -> float | None:
     return None
 
 
-def _answers(observation: fhir.Observation, code: str) -> Iterator[fhir.Concept]:
+def _answers(observation: r4.Observation, code: str) -> Iterator[r4.Concept]:
     """The answers of the components with this code; a string answer as a concept with that text."""
     for part in observation.component:
         if any(c == code for _, c in part.code.codes):
             if part.value_codeable_concept is not None:
                 yield part.value_codeable_concept
             elif part.value_string:
-                yield fhir.Concept(text=part.value_string)
+                yield r4.Concept(text=part.value_string)
 
 
-def _written(concept: fhir.Concept) -> Iterator[str]:
+def _written(concept: r4.Concept) -> Iterator[str]:
     """The HGVS names of an answer, from its code, display or text: an HGVS name is itself the code."""
     yield from (code for _, code in concept.codes)
     yield from (c.display for c in concept.coding if c.display)
@@ -179,7 +177,7 @@ def _written(concept: fhir.Concept) -> Iterator[str]:
         yield concept.text
 
 
-def _genes(observation: fhir.Observation) -> list[str]:
+def _genes(observation: r4.Observation) -> list[str]:
     """HGNC symbols of the genes studied: by HGNC id where the table knows it, else by the coded symbol."""
     found: list[str] = []
     for answer in _answers(observation, GENE):
@@ -190,13 +188,13 @@ def _genes(observation: fhir.Observation) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _origin(observation: fhir.Observation) -> Origin:
+def _origin(observation: r4.Observation) -> Origin:
     codes = {code for answer in _answers(observation, SOURCE_CLASS) for _, code in answer.codes}
     found = {_ORIGINS[code] for code in codes if code in _ORIGINS}
     return found.pop() if len(found) == 1 else "unknown"
 
 
-def _metabolizer(concept: fhir.Concept) -> str:
+def _metabolizer(concept: r4.Concept) -> str:
     found = {METABOLIZERS[code] for _, code in concept.codes if code in METABOLIZERS}
     return found.pop() if len(found) == 1 else ""
 

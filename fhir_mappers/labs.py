@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fhir_mappers import fhir
-from fhir_mappers.codes import UCUM, LabCode, UnknownUnit, coded_meaning, find_lab, normalise_unit
+from fhir_mappers import fhir, r4
+from fhir_mappers.answers import coded_meaning
+from fhir_mappers.codes import UCUM, LabCode, find_lab
 from fhir_mappers.record import Coded, Gap, Lab, Person, Source
+from fhir_mappers.units import UnknownUnit, normalise_unit
 
 USED = frozenset({"final", "amended", "corrected", "preliminary"})
 COMPARATORS = frozenset({"<", "<=", ">", ">="})
@@ -60,7 +62,7 @@ def read_observation(resource: fhir.Resource, person: Person, as_of: datetime) -
     if row is None and not any(find_lab(fhir.codes_of(part.get("code"))) for part in parts):
         yield Gap("unknown-code", "Observation", reference)
         return
-    observation = fhir.read(resource, fhir.Observation)
+    observation = fhir.read(resource, r4.Observation)
     subject = row.analyte if row else "Observation"
     when = _when(observation, as_of)
     if observation.status not in USED:
@@ -73,7 +75,7 @@ def read_observation(resource: fhir.Resource, person: Person, as_of: datetime) -
         yield from _values(observation, row, circumstances, laboratory=laboratory)
 
 
-def _when(observation: fhir.Observation, as_of: datetime) -> fhir.Moment | str:
+def _when(observation: r4.Observation, as_of: datetime) -> fhir.Moment | str:
     """When it was true of the patient (DQ-9), or the code of the Gap."""
     period = observation.effective_period
     issued = fhir.read_time(observation.issued, as_of)
@@ -90,12 +92,12 @@ def _when(observation: fhir.Observation, as_of: datetime) -> fhir.Moment | str:
 
 
 def _values(
-    observation: fhir.Observation, row: LabCode | None, circumstances: _Circumstances, *, laboratory: bool
+    observation: r4.Observation, row: LabCode | None, circumstances: _Circumstances, *, laboratory: bool
 ) -> Iterator[Lab | Coded | Gap]:
     reference = circumstances.source.reference
     spoilt = _spoilt(observation)
     found = 0
-    parts: list[tuple[LabCode, fhir.Value]] = [(row, observation)] if row else []
+    parts: list[tuple[LabCode, r4.Value]] = [(row, observation)] if row else []
     for part in observation.component:
         component = find_lab(part.code.codes, laboratory=laboratory)
         if component:
@@ -118,7 +120,7 @@ def _values(
         yield Gap("no-value", row.analyte if row else "Observation", reference)
 
 
-def _has_value(value: fhir.Value) -> bool:
+def _has_value(value: r4.Value) -> bool:
     return any(
         v is not None
         for v in (
@@ -132,17 +134,17 @@ def _has_value(value: fhir.Value) -> bool:
     )
 
 
-def _spoilt(observation: fhir.Observation) -> bool:
+def _spoilt(observation: r4.Observation) -> bool:
     if any(i.says("QCF") for i in observation.interpretation):
         return True
     texts = [n.text for n in observation.note] + [i.text for i in observation.interpretation]
     return any(_SPOILT.search(text) for text in texts if text)
 
 
-def _lab(row: LabCode, value: fhir.Value, circumstances: _Circumstances) -> Lab:
+def _lab(row: LabCode, value: r4.Value, circumstances: _Circumstances) -> Lab:
     quantity = value.value_quantity
     if quantity is None and value.value_integer is not None:
-        quantity = fhir.Quantity(value=value.value_integer)
+        quantity = r4.Quantity(value=value.value_integer)
     if value.data_absent_reason is not None or quantity is None or quantity.value is None:
         raise ValueFault("no-value")
     if not math.isfinite(quantity.value):
@@ -178,7 +180,7 @@ def _lab(row: LabCode, value: fhir.Value, circumstances: _Circumstances) -> Lab:
     )
 
 
-def unit_of(quantity: fhir.Quantity, row: LabCode) -> str | None:
+def unit_of(quantity: r4.Quantity, row: LabCode) -> str | None:
     """The unit a quantity is in: its UCUM code, else the printed unit.
 
     Raises ValueFault `conflicting-unit` where code and printed unit are both known and mean different things.
@@ -200,7 +202,7 @@ def _outside(value: float, limits: tuple[float | None, float | None]) -> bool:
 
 
 def _reference_range(
-    row: LabCode, printed: Sequence[fhir.Range], unit: str | None, circumstances: _Circumstances
+    row: LabCode, printed: Sequence[r4.Range], unit: str | None, circumstances: _Circumstances
 ) -> tuple[float | None, float | None]:
     """The range printed by the laboratory, in the canonical unit, else the table's for an adult of this sex.
 
@@ -221,13 +223,13 @@ def _reference_range(
     return (None, None) if ages is not None and ages[0] < 18 else row.reference_range(circumstances.person.sex)
 
 
-def _bound(row: LabCode, bound: fhir.Quantity | None, unit: str | None) -> float | None:
+def _bound(row: LabCode, bound: r4.Quantity | None, unit: str | None) -> float | None:
     if bound is None or bound.value is None or not math.isfinite(bound.value):
         return None
     return row.to_canonical(bound.value, unit_of(bound, row) or unit)
 
 
-def _coded(row: LabCode, value: fhir.Value, circumstances: _Circumstances) -> Coded:
+def _coded(row: LabCode, value: r4.Value, circumstances: _Circumstances) -> Coded:
     if value.data_absent_reason is not None:
         raise ValueFault("no-value")
     concept, text = value.value_codeable_concept, value.value_string or ""

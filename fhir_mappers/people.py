@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Literal
 
-from fhir_mappers import fhir
+from fhir_mappers import fhir, r4
 from fhir_mappers.record import Encounter, Gap, Person
 
 SPCU = "http://hl7.org/fhir/StructureDefinition/patient-sexParameterForClinicalUse"
@@ -31,7 +31,7 @@ def read_person(resource: fhir.Resource, as_of: datetime) -> tuple[Person, list[
     Sex is the sex parameter for clinical use where recorded, else administrative gender (DQ-11). A birth date
     after `as_of`, or more than 130 years before it, is a Gap.
     """
-    patient = fhir.read(resource, fhir.Patient)
+    patient = fhir.read(resource, r4.Patient)
     bounds = fhir.date_bounds(patient.birth_date)
     gaps = []
     if patient.birth_date and (bounds is None or not _plausible(bounds, as_of)):
@@ -53,7 +53,7 @@ def _plausible(bounds: tuple[date, date], as_of: datetime) -> bool:
     return bounds[0] <= as_of.date() and as_of.year - bounds[1].year <= OLDEST
 
 
-def _sex(patient: fhir.Patient) -> Literal["male", "female", "unknown"]:
+def _sex(patient: r4.Patient) -> Literal["male", "female", "unknown"]:
     for extension in patient.extension:
         if extension.url == SPCU:
             parts = [e for e in extension.extension if isinstance(e, Mapping) and e.get("url") == "value"]
@@ -83,11 +83,11 @@ def current_encounter(
     for resource in resources:
         reference = fhir.reference_of(resource)
         try:
-            encounter = fhir.read(resource, fhir.Encounter)
+            encounter = fhir.read(resource, r4.Encounter)
         except fhir.Malformed:
             gaps.append(Gap("malformed", "Encounter", reference))
             continue
-        period = encounter.period or fhir.Period()
+        period = encounter.period or r4.Period()
         start = fhir.read_start(period.start, as_of)
         end = fhir.read_time(period.end, as_of)
         if encounter.status in _NOT_HAPPENING:
@@ -110,7 +110,7 @@ def current_encounter(
 
 def _unit(
     resource: fhir.Resource,
-    encounter: fhir.Encounter,
+    encounter: r4.Encounter,
     class_: str,
     as_of: datetime,
     supporting: Mapping[str, fhir.Resource],

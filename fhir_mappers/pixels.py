@@ -118,6 +118,10 @@ def _codestream(frame: bytes, syntax: str, grid: Grid) -> NDArray[Any]:
         raise BadPixels("the codestream has another size than the header")
     if precision > 16 or (precision < grid.stored and not j2k):  # JPEG 2000 may leave unused bits out
         raise BadPixels("the codestream has another depth than the header")
+    # libjpeg and OpenJPEG fill what a cut stream lacks with grey and call it a success. All four families end in
+    # FFD9 (EOI, EOC), after which a fragment may be padded.
+    if frame[-8:].rstrip(b"\0")[-2:] != b"\xff\xd9":
+        raise BadPixels("a codestream cut short")
     try:
         values = np.asarray(decode(frame))
     except Exception:  # noqa: BLE001 - every codec has an error type of its own, and all mean this
@@ -132,8 +136,9 @@ _DECODERS: tuple[tuple[frozenset[str], frozenset[int], Callable[[bytes], Any]], 
     (JPEG, frozenset({0xC0, 0xC1}), imagecodecs.jpeg8_decode),
     (JPEG_LOSSLESS, frozenset({0xC3}), imagecodecs.jpeg8_decode),
     (JPEG_LS, frozenset({0xF7}), imagecodecs.jpegls_decode),
-    (JPEG_2000, frozenset({0x51}), imagecodecs.jpeg2k_decode),
-    (HTJ2K, frozenset({0x51}), imagecodecs.htj2k_decode),
+    # OpenJPEG reads HTJ2K as well. OpenJPH is twice as fast (17 and 39 ms for 2048 x 2048), but its wrapper swallows
+    # a decoding error and returns memory that was never written.
+    (JPEG_2000 | HTJ2K, frozenset({0x51}), imagecodecs.jpeg2k_decode),
 )
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from fhir_mappers import fhir
+from fhir_mappers import fhir, r4
 from fhir_mappers.codes import find_imaging_order
 from fhir_mappers.record import Gap, Instance, Report, Study
 
@@ -36,7 +36,7 @@ def read_study(
     Endpoints are named, not trusted: whether one may be called is decided where it is called.
     """
     reference = fhir.reference_of(resource)
-    study = fhir.read(resource, fhir.ImagingStudy)
+    study = fhir.read(resource, r4.ImagingStudy)
     started = fhir.read_start(study.started, as_of)
     uid = next((u for i in study.identifier if (u := _study_uid(i))), "")
     if study.status not in ("available", "registered"):
@@ -58,15 +58,15 @@ def read_study(
         )
 
 
-def _modalities(study: fhir.ImagingStudy) -> list[fhir.Concept]:
+def _modalities(study: r4.ImagingStudy) -> list[r4.Concept]:
     return [*study.modality, *(s.modality for s in study.series)]
 
 
-def _site(site: fhir.Concept | None) -> tuple[str, ...]:
+def _site(site: r4.Concept | None) -> tuple[str, ...]:
     return () if site is None else (*(code for _, code in site.codes), *filter(None, (site.words,)))
 
 
-def _study_uid(identifier: fhir.Identifier) -> str:
+def _study_uid(identifier: r4.Identifier) -> str:
     value = identifier.value or ""
     if identifier.system == "urn:dicom:uid" or value.startswith("urn:oid:"):
         return plain_uid(value)
@@ -79,7 +79,7 @@ def plain_uid(value: str) -> str:
     return uid if len(uid) <= 64 and _UID.fullmatch(uid) else ""
 
 
-def _instances(study_uid: str, series: Sequence[fhir.Series]) -> Iterator[Instance]:
+def _instances(study_uid: str, series: Sequence[r4.Series]) -> Iterator[Instance]:
     for one in series:
         series_uid = plain_uid(one.uid)
         modality = next((code for _, code in one.modality.codes), "")
@@ -91,7 +91,7 @@ def _instances(study_uid: str, series: Sequence[fhir.Series]) -> Iterator[Instan
 
 
 def _endpoints(
-    resource: fhir.Resource, study: fhir.ImagingStudy, supporting: Mapping[str, fhir.Resource]
+    resource: fhir.Resource, study: r4.ImagingStudy, supporting: Mapping[str, fhir.Resource]
 ) -> Iterator[str]:
     references = [*study.endpoint, *(e for s in study.series for e in s.endpoint)]
     for reference in references:
@@ -99,7 +99,7 @@ def _endpoints(
         if found is None:
             continue
         try:
-            endpoint = fhir.read(found, fhir.Endpoint)
+            endpoint = fhir.read(found, r4.Endpoint)
         except fhir.Malformed:
             continue
         kind = endpoint.connection_type
@@ -114,7 +114,7 @@ def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | G
     A laboratory's report only groups Observations, which are read by themselves.
     """
     reference = fhir.reference_of(resource)
-    report = fhir.read(resource, fhir.DiagnosticReport)
+    report = fhir.read(resource, r4.DiagnosticReport)
     radiology = any(c.says(*_RADIOLOGY) for c in report.category)
     if not (radiology or report.imaging_study or find_imaging_order(report.code.codes)):
         yield Gap("not-read", "DiagnosticReport", reference)
@@ -122,7 +122,7 @@ def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | G
     if report.status in ("registered", "cancelled", "entered-in-error", "unknown", ""):
         yield Gap("bad-status", "DiagnosticReport", reference)
         return
-    period = report.effective_period or fhir.Period()
+    period = report.effective_period or r4.Period()
     at = fhir.read_start(report.effective_date_time or period.end or report.issued or period.start, as_of)
     issued = fhir.read_time(report.issued, as_of)
     if fhir.in_future(at, as_of) or fhir.in_future(issued and issued.at, as_of):

@@ -14,7 +14,6 @@ from fhir_mappers.codes import (
     ICD10CM,
     LOINC,
     RXNORM,
-    UnknownUnit,
     analytes,
     check_digit_ok,
     condition_concepts,
@@ -24,8 +23,8 @@ from fhir_mappers.codes import (
     find_lab,
     gene_symbol,
     lab_codes,
-    normalise_unit,
 )
+from fhir_mappers.units import UnknownUnit, normalise_unit
 
 TABLES = resources.files("fhir_mappers").joinpath("tables")
 

@@ -112,7 +112,7 @@ def test_a_bed_in_intensive_care_makes_it_an_icu_stay_until_the_patient_leaves_i
 
 
 def test_a_class_may_be_a_list_as_in_r5() -> None:
-    found = current(encounter(**{"class": [{"coding": [{"code": "EMER"}]}]}))
+    found = current(encounter() | {"class": [{"coding": [{"code": "EMER"}]}]})
     assert found is not None
     assert found.class_ == "EMER"
 

@@ -227,7 +227,7 @@ def test_observations_contained_in_a_report_are_read_for_the_report_s_patient() 
 
 def test_a_moment_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        read_record([], as_of=datetime(2026, 3, 10), patient_id="p1")  # noqa: DTZ001
+        read_record([], as_of=datetime(2026, 3, 10), patient_id="p1")
 
 
 def test_no_patient_resource_is_a_gap_and_the_rest_is_read() -> None:
