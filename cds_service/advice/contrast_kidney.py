@@ -20,8 +20,8 @@ from cds_service.advice.writing import (
     day,
     detail,
     fitting,
+    in_unit_of,
     missing_evidence,
-    number,
     override_reasons,
     rule_line,
     rule_on,
@@ -29,7 +29,6 @@ from cds_service.advice.writing import (
     shown,
     span,
     taken,
-    unit,
 )
 from cds_service.cards import Action, Card, Suggestion, new_uuid
 from cds_service.markdown import escape_markdown
@@ -179,24 +178,30 @@ class _Wording:
             head = f"Creatinine {self._change()} ({state})"
         if not self.prophylaxis:
             return fitting(f"{head}, on metformin: hold metformin from the scan for 48 h.")
-        fluids = not self.against_fluids
-        if self.concern == "low" and self.metformin:
-            plan = " or ".join(filter(None, ("fluids" if fluids else "", self.alternative)))
-            return fitting(f"{head}, on metformin: hold metformin 48 h; {plan or 'contrast is not forbidden'}.")
+        fluids, other = not self.against_fluids, self.alternative
         if self.concern == "low":
-            plan = " or ".join(filter(None, ("fluid prophylaxis" if fluids else "", self.alternative)))
-            return fitting(f"{head}: {'plan ' + plan + '; ' if plan else ''}contrast is not forbidden.")
+            words = "fluids" if self.metformin else "plan fluid prophylaxis"
+            plan = " or ".join(filter(None, (words, other))) if fluids else f"{other} is an option" if other else ""
+            if self.metformin:
+                return fitting(f"{head}, on metformin: hold metformin 48 h; {plan or 'contrast is not forbidden'}.")
+            return fitting(f"{head}: {plan + '; ' if plan else ''}contrast is not forbidden.")
         hold = "hold metformin, " if self.metformin else ""
-        do = f"{hold}{'give fluids and recheck' if fluids else 'recheck'}"
-        other = f", or use {self.alternative}" if self.alternative else ""
-        return fitting(f"{head}: {do}{other}.", f"{head}: {do}.")
+        do = (
+            "recheck before contrast"
+            if self.concern == "changing"
+            else "give fluids and recheck"
+            if fluids
+            else "recheck"
+        )
+        use = f", or use {other}" if other else ""
+        return fitting(f"{head}: {hold}{do}{use}.", f"{head}: {hold}{do}.")
 
     def _change(self) -> str:
         """`1.1 to 2.0 mg/dL in 2 d`, or against the median of the last year."""
         aki, last = self.q.kidney.aki, as_printed(self.now)
         earlier = self._earlier()
         if earlier is None:
-            return f"{last}, usually {number(aki.baseline)} {unit(self.now.unit)}" if aki is not None else last
+            return f"{last}, usually {in_unit_of(self.now, aki.baseline)}" if aki is not None else last
         first = as_printed(earlier)
         if first.partition(" ")[2] == last.partition(" ")[2]:
             first = first.partition(" ")[0]
@@ -224,8 +229,8 @@ class _Wording:
         if earlier is not None:
             facts.append(Fact("Earlier creatinine", shown(earlier), taken(earlier), "Laboratory"))
         elif state.aki is not None:
-            usual = f"{number(state.aki.baseline)} {unit(self.now.unit)} (median)"
-            facts.append(Fact("Usual creatinine", usual, "8 to 365 days before", "Laboratory"))
+            usual = in_unit_of(self.now, state.aki.baseline)
+            facts.append(Fact("Usual creatinine, median", usual, "8 to 365 days before", "Laboratory"))
         for event in self.metformin[:2]:
             dose = f"{event.dose}, " if event.dose and event.dose not in event.text else ""
             value = f"{event.text or 'metformin'}, {dose}active"

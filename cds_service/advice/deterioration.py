@@ -47,7 +47,7 @@ from cds_service.advice.writing import (
 )
 from cds_service.cards import Card, Suggestion, new_uuid
 from fhir_mappers.codes import LOINC
-from fhir_mappers.record import Lab
+from fhir_mappers.record import Image, Lab
 from models.contract import Estimate
 
 if TYPE_CHECKING:
@@ -120,9 +120,11 @@ def _news2_card(case: Case, score: News2, estimate: Estimate | None) -> Card | N
         return None
     at_least = "at least " if score.missing else ""
     worst = [item for item in score.items if item.points][:2]
-    named = ", ".join(f"{item.name} {item.value}" for item in worst)
     do = "emergency review per policy" if name == "DT-01" else "urgent clinician review"
-    missing = f"; missing {', '.join(score.missing[:2])}" if score.missing else ""
+    more = len(score.missing) - 1
+    missing = f"missing {score.missing[0]}" + (f" and {more} more" if more else "") if score.missing else ""
+    # What is missing makes the score a minimum: it gives way last.
+    basis = ["; ".join(filter(None, (", ".join(f"{i.name} {i.value}" for i in worst[:n]), missing))) for n in (2, 1, 0)]
     head = f"NEWS2 {at_least}{score.total} at {moment(score.at)}"
     facts = [_news2_fact(score), *(_item_fact(item) for item in score.items if item.points)]
     if case.assessment is not None and estimate is not None and rests_on_film(estimate):
@@ -138,7 +140,7 @@ def _news2_card(case: Case, score: News2, estimate: Estimate | None) -> Card | N
         *used,
         uuid=new_uuid(),
         indicator="info" if score.preliminary else rule.tier,
-        summary=fitting(f"{head} ({named}{missing}): {do}.", f"{head} ({named}): {do}.", f"{head}: {do}."),
+        summary=fitting(*(f"{head} ({b}): {do}." for b in basis if b), f"{head}: {do}."),
         detail=detail(
             why=f"The newest set of vital signs scores NEWS2 {at_least}{score.total}.",
             facts=facts,
@@ -248,10 +250,10 @@ def _model_card(case: Case, score: News2 | None, estimate: Estimate | None) -> C
         return None
     threshold = case.service.thresholds[estimate.target.name]["info"]
     p = answered(estimate, threshold)
-    if p is None or p < threshold:
-        return None
     labs = labs_used(case) if "labs" in estimate.rested_on else ()
     films = films_used(case)[:1] if rests_on_film(estimate) else ()
+    if p is None or p < threshold or not _recent(case, (*labs, *films)):
+        return None
     says = str(setting(case.service, f"says_{estimate.target.name}"))
     summary = _model_summary(estimate, says, p, tuple(lab for lab in labs if out_of_range(lab)))
     facts = [film_fact(film) for film in films] + [lab_fact(lab) for lab in labs]
@@ -279,6 +281,12 @@ def _model_card(case: Case, score: News2 | None, estimate: Estimate | None) -> C
         suggestions=(_more_observations(case, every),),
         reasons=REASONS,
     )
+
+
+def _recent(case: Case, rested_on: tuple[Lab | Image, ...]) -> bool:
+    """A risk of the next day rests on something of the last days: older films and results are history (DQ-5)."""
+    limit = hours(case.service, "newest_input_h")
+    return not rested_on or any(case.record.age_of(item.at) <= limit for item in rested_on)
 
 
 def _model_summary(estimate: Estimate, says: str, p: float, labs: tuple[Lab, ...]) -> str:

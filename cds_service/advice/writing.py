@@ -35,6 +35,8 @@ DEFAULT_REASONS = (
 MAX_REASONS = 6
 
 _UNITS = {"Cel": "°C", "[degF]": "°F", "mm[Hg]": "mmHg", "{score}": "", "{beats}/min": "/min", "{breaths}/min": "/min"}
+# Our own converted value, back as the contract prints it; never where the brackets could become a link.
+_CONVERTED = re.compile(r"\\\[((?:&lt;|&gt;)?=?[\d.]+ [A-Za-z0-9/^%°.]+)\\\](?![(\[:])")
 _WHY_MISSING = {
     "timeout": "did not arrive in time",
     "unreachable": "the server could not be reached",
@@ -87,11 +89,10 @@ def rule_on(service: Service, name: str) -> Rule | None:
 
 
 def number(value: float) -> str:
-    """Three significant digits, never in powers of ten: 2.036 -> 2.04, 1043 -> 1043."""
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    text = f"{value:.3g}"
-    return text if "e" not in text else f"{value:.4f}".rstrip("0").rstrip(".")
+    """About three significant digits, never in powers of ten: 2.036 -> 2.04, 88.4 -> 88.4, 1043.2 -> 1043."""
+    size = abs(value)
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 4
+    return f"{value:.{decimals}f}"
 
 
 def unit(ucum: str) -> str:
@@ -116,6 +117,14 @@ def shown(lab: Lab) -> str:
     if lab.extreme:
         text += ", extreme value, confirm"
     return text
+
+
+def in_unit_of(lab: Lab, value: float) -> str:
+    """A value in canonical units as this laboratory would print it: 1.0 mg/dL beside 180 umol/L is 88.4 umol/L."""
+    match = re.search(r"\d+(?:\.\d+)?", lab.printed)
+    if match is None or not lab.value:
+        return f"{number(value)} {unit(lab.unit)}"
+    return f"{number(value * float(match[0]) / lab.value)} {as_printed(lab).partition(' ')[2]}"
 
 
 def moment(at: datetime | None) -> str:
@@ -173,7 +182,7 @@ def detail(
     rows = [
         [
             escape_markdown(f.fact, FACT_CHARS),
-            escape_markdown(f.value, VALUE_CHARS),
+            _CONVERTED.sub(r"[\1]", escape_markdown(f.value, VALUE_CHARS)),
             escape_markdown(f.when),
             escape_markdown(f.source, SOURCE_CHARS),
         ][: len(header)]

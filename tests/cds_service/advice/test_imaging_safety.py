@@ -150,7 +150,7 @@ def test_the_same_rise_spread_over_a_longer_time_is_no_injury() -> None:
 def test_a_rise_above_the_usual_value_of_the_year_is_named_as_such() -> None:
     usual = creatinine("o2", 1.0, "2026-01-10T06:00:00Z")
     card = card_of(chart(creatinine("o1", 1.8, "2026-03-10T06:00:00Z"), usual))
-    assert "Creatinine 1.8 mg/dL, usually 1 mg/dL (acute kidney injury)" in card.summary
+    assert "Creatinine 1.8 mg/dL, usually 1.00 mg/dL (acute kidney injury)" in card.summary
 
 
 def test_a_falling_creatinine_informs_and_does_not_warn() -> None:
@@ -421,7 +421,7 @@ def test_micromoles_give_the_same_card_but_for_the_printed_value() -> None:
     given, twin = card_of(chart(LOW, STEADY, METFORMIN)), card_of(chart(*twins, METFORMIN))
     body = without_uuids(twin)
     for r, value in ((twins[0], 2.6), (twins[1], 2.5)):
-        printed = f"{r['valueQuantity']['value']} umol/L \\\\[{number(value)} mg/dL\\\\]"
+        printed = f"{r['valueQuantity']['value']} umol/L [{number(value)} mg/dL]"
         assert printed in body
         body = body.replace(printed, f"{value} mg/dL")
     assert body == without_uuids(given)
