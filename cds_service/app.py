@@ -18,6 +18,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
+from cds_service.advice import load_advice
 from cds_service.cards import to_json
 from cds_service.consult import consult
 from cds_service.deadline import Deadline
@@ -109,7 +110,8 @@ def create_app(
 ) -> Flask:
     """The WSGI application. What is not given is read from the files the settings name; engines are never loaded here.
 
-    Raises ManifestError, ClientsError or StoreUnavailable for files that cannot be used.
+    Raises ManifestError, ClientsError or StoreUnavailable for files that cannot be used, UnknownAdvice for a service
+    whose advice no installed package declares.
     """
     clients = load_clients(settings.clients) if clients is None else clients
     fetcher = fetcher or FhirClient(
@@ -129,6 +131,8 @@ def create_app(
         verifier=Verifier(clients, settings, tokens, KeySets(clients.all, fetcher.transport)),
         clock=clock or now,
     )
+    for service in house.services.on:
+        load_advice(service.advice)
     if settings.jwt == "off":
         log.warning("CALLERS ARE NOT CHECKED: anyone who reaches this port is answered (ORDERSIGHT_JWT=off)")
     else:
@@ -156,7 +160,7 @@ class _TidyPath:
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         path: str = environ.get("PATH_INFO", "")
         environ["ordersight.path"] = path
-        environ["ordersight.started"] = time.monotonic()
+        environ.setdefault("ordersight.started", time.monotonic())
         environ["PATH_INFO"] = "/" + "/".join(part for part in path.split("/") if part)
         return self._app(environ, start_response)
 

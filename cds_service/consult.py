@@ -164,6 +164,7 @@ def audit(
                 "version": service.version,
                 "model": assessment.model if assessment else None,
                 "missing": sorted({f"{s.key}:{s.reason}" for s in evidence.shortfalls}) if evidence else [],
+                "foreignDrafts": request.foreign_drafts,
                 "cards": [c.indicator for c in cards],
                 "ms": stages.ms,
             }

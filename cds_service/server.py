@@ -21,7 +21,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
 from cds_service.app import House, cors_headers
@@ -36,6 +36,10 @@ DISCARDED_BODIES = 10
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
     _to_discard = 0
+
+    def __init__(self, adj: object) -> None:
+        super().__init__(adj)
+        self.first_byte = time.monotonic()
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
@@ -59,6 +63,14 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             self._to_discard = self.content_length
             self.completed = False
         return consumed
+
+
+class _Task(WSGITask):  # type: ignore[misc]
+    def get_environment(self) -> dict[str, Any]:
+        """With the moment a call began: what it then waits for a thread is part of its budget."""
+        environ: dict[str, Any] = super().get_environment()
+        environ["ordersight.started"] = self.request.first_byte
+        return environ
 
 
 class _Refusal(ErrorTask):  # type: ignore[misc]
@@ -87,6 +99,7 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
+    task_class = _Task
     error_task_class = _Refusal
 
 
