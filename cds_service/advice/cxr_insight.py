@@ -82,7 +82,13 @@ class Finding:
 
     @property
     def title(self) -> str:
-        return self.estimate.target.title
+        """As inside a sentence: `pleural effusion`; an abbreviation stays as it is."""
+        title = self.estimate.target.title
+        return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+    @property
+    def heading(self) -> str:
+        return self.title[:1].upper() + self.title[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +245,9 @@ def _unreported(case: Case, assessment: Assessment, films: Films, findings: tupl
     p = probability(first.now or 0.0)
     state = "only a preliminary report" if films.reports else "not yet reported"
     if films.prior is None:
-        what = f"{first.title.capitalize()} ({p}) on film {moment(films.newest.at)}, no comparison film, {state}."
+        what = f"{first.heading} ({p}) on film {moment(films.newest.at)}, no comparison film, {state}."
     elif first.change == "not compared":
-        what = f"{first.title.capitalize()} ({p}) on film {moment(films.newest.at)}, not compared, {state}."
+        what = f"{first.heading} ({p}) on film {moment(films.newest.at)}, not compared, {state}."
     else:
         what = f"{first.change.capitalize()} {first.title} vs {day(films.prior.at)} ({p}), {state}."
     return card(
@@ -282,16 +288,18 @@ def _course(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
     if rule is None or films.final is None or films.prior is None or not (treated and asked and moved):
         return None
     first = moved[0]
+    before, now = first.before or 0.0, first.now or 0.0
+    # A direction of the estimate, not a word for the patient: that is the final report's.
+    moves = (
+        f"{'fell' if now < before else 'rose'} from {probability(before)} ({day(films.prior.at)}) to "
+        f"{probability(now)} ({day(films.newest.at)}) under treatment."
+    )
     return card(
         case.service,
         "CX-03",
         uuid=new_uuid(),
         indicator="info",
-        summary=fitting(
-            f"{first.title.capitalize()} {first.change} since {day(films.prior.at)} under treatment "
-            f"({probability(first.before or 0.0)} to {probability(first.now or 0.0)}).",
-            f"Chest film changed since {day(films.prior.at)} under treatment.",
-        ),
+        summary=fitting(f"Estimate for {first.title} {moves}", f"Estimate for a finding {moves}"),
         detail=_detail(
             case,
             assessment,
@@ -300,6 +308,7 @@ def _course(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
             why=f"A chest study was ordered during treatment ({escape_markdown(treated[0].text, 40)}).",
             advice=f"The final report of {day(films.final.at)} stands; these numbers only compare the two films.",
             rule="CX-03",
+            name_change=False,
         ),
         reasons=REASONS,
     )
@@ -314,6 +323,7 @@ def _detail(
     why: str,
     advice: str,
     rule: str,
+    name_change: bool = True,
 ) -> str:
     """The card's table (finding, now, before), what went in, and what kind of model it was."""
     header = ("Finding", "Now") if films.prior is None else ("Finding", "Now", f"Prior ({day(films.prior.at)})")
@@ -321,8 +331,9 @@ def _detail(
     for f in findings:
         low, high = f.estimate.interval or (None, None)
         interval = f" ({probability(low)} to {probability(high)})" if low is not None and high is not None else ""
-        before = f"{probability(f.before)}, {f.change}" if f.before is not None else ""
-        rows.append(Fact(f.title.capitalize(), f"{probability(f.now or 0.0)}{interval}", before))
+        change = f", {f.change}" if name_change else ""
+        before = f"{probability(f.before)}{change}" if f.before is not None else ""
+        rows.append(Fact(f.heading, f"{probability(f.now or 0.0)}{interval}", before))
     unknown = list(missing_evidence(case.shortfalls, EVIDENCE))
     if films.prior is None:
         unknown.insert(0, "an earlier film to compare with")

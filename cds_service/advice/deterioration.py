@@ -130,7 +130,7 @@ def _news2_card(case: Case, score: News2, estimate: Estimate | None) -> Card | N
     if case.assessment is not None and estimate is not None and rests_on_film(estimate):
         facts[3:3] = [film_fact(film) for film in films_used(case)[:1]]
     if care.not_for_resuscitation(case.record):
-        facts.insert(1, Fact("Code status", "do not resuscitate; ward care as recorded", "", "Goals of care"))
+        facts.insert(1, Fact("Code status", "do not resuscitate", "", "Goals of care"))
     used = [name]
     model = ""
     if case.assessment is not None and estimate is not None and _adult(case):
@@ -239,7 +239,7 @@ def _estimate(case: Case) -> Estimate | None:
 
 def _trained_for(case: Case, target: str) -> bool:
     """Whether the patient is of the kind the target was trained on: a condition group the manifest asks for."""
-    groups = words(case.service, f"only_with_{target}")
+    groups = str(case.service.settings.get(f"only_with_{target}", "")).split()
     return not groups or bool(case.record.active(*groups))
 
 
@@ -254,7 +254,7 @@ def _model_card(case: Case, score: News2 | None, estimate: Estimate | None) -> C
     films = films_used(case)[:1] if rests_on_film(estimate) else ()
     if p is None or p < threshold or not _recent(case, (*labs, *films)):
         return None
-    says = str(setting(case.service, f"says_{estimate.target.name}"))
+    says = str(case.service.settings.get(f"says_{estimate.target.name}", estimate.target.title))
     summary = _model_summary(estimate, says, p, tuple(lab for lab in labs if out_of_range(lab)))
     facts = [film_fact(film) for film in films] + [lab_fact(lab) for lab in labs]
     if score is not None:
