@@ -36,11 +36,11 @@ from cds_service.feedback import FeedbackLog, FeedbackStore, parse_feedback
 from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Service, Services, load_services
-from cds_service.settings import Settings
+from cds_service.settings import Settings, SettingsError
 from cds_service.trust.clients import Client, Clients, load_clients
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets
-from cds_service.trust.replay import SeenTokens
+from cds_service.trust.replay import SeenTokens, StoreUnavailable
 from models.contract import Assessor
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def create_app(
 ) -> Flask:
     """The WSGI application. What is not given is read from the files the settings name; engines are never loaded here.
 
-    Raises ManifestError, ClientsError or StoreUnavailable for files that cannot be used, UnknownAdvice for a service
+    Raises ManifestError, ClientsError or SettingsError for files that cannot be used, UnknownAdvice for a service
     whose advice no installed package declares.
     """
     clients = load_clients(settings.clients) if clients is None else clients
@@ -119,14 +119,20 @@ def create_app(
         dicomweb_in_flight=settings.dicomweb_in_flight,
         ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
     )
-    tokens = SeenTokens(settings.state_dir / "tokens.sqlite")
+    try:
+        tokens = SeenTokens(settings.state_dir / "tokens.sqlite")
+        feedback = feedback or FeedbackLog(settings.state_dir / "feedback.jsonl")
+    except (OSError, StoreUnavailable):
+        raise SettingsError(
+            f"ORDERSIGHT_STATE_DIR is {str(settings.state_dir)!r}; write a folder we may write to"
+        ) from None
     house = House(
         settings=settings,
         services=services or load_services(settings.manifests / "services", settings.profile),
         engines=engines or {},
         clients=clients,
         fetcher=fetcher,
-        feedback=feedback or FeedbackLog(settings.state_dir / "feedback.jsonl"),
+        feedback=feedback,
         tokens=tokens,
         verifier=Verifier(clients, settings, tokens, KeySets(clients.all, fetcher.transport)),
         clock=clock or now,

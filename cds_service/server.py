@@ -26,7 +26,7 @@ from waitress.utilities import RequestEntityTooLarge
 
 from cds_service.app import House, cors_headers
 from cds_service.errors import BadRequest, ServiceError, TooLarge, operation_outcome
-from cds_service.settings import Settings
+from cds_service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class Server:
                 self._waitress.pull_trigger()
 
 
-class CannotListen(OSError):
+class CannotListen(SettingsError):
     """The address is taken or not ours."""
 
 
