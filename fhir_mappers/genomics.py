@@ -8,7 +8,8 @@ a genotype is not turned into a phenotype here, and an uncertain answer never in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -23,7 +24,8 @@ VARIANT, GENOTYPE, HAPLOTYPE = "69548-6", "84413-4", "84414-2"
 GENE, P_HGVS, C_HGVS, SIGNIFICANCE, SOURCE_CLASS = "48018-6", "48005-3", "48004-6", "53037-8", "48002-0"
 PHENOTYPES = {"79714-2": "CYP2C19", "79715-9": "CYP2D6", "79716-7": "CYP2C9", "79719-1": "DPYD"}
 HLA = {"50956-2": "HLA-B*57:01", "57979-7": "HLA-B*15:02"}
-IMPLICATIONS = frozenset({"therapeutic-implication", "diagnostic-implication"})
+THERAPEUTIC, DIAGNOSTIC = "therapeutic-implication", "diagnostic-implication"
+IMPLICATIONS = frozenset({THERAPEUTIC, DIAGNOSTIC})
 EFFECTS = ("therapeutic-implication", "53040-2", "51961-1", "51964-5", "predicted-therapeutic-implication")
 """Components that carry an implication's answer, over the versions of the guide: its own code, LOINC's genetic
 effect on drug metabolism, drug efficacy and so on."""
@@ -95,7 +97,7 @@ def read_genes(resource: fhir.Resource, as_of: datetime) -> Iterator[GeneResult 
     else:
         found = [r for r in _results(kind, observation, at, fhir.source_of(resource)) if r.gene and r.value]
         yield from found
-        if not found:
+        if not found and not (kind == DIAGNOSTIC and significances([resource])):
             yield Gap("no-value", "genomics", reference)
 
 
@@ -120,9 +122,41 @@ def _results(kind: str, observation: r4.Observation, at: datetime | None, source
         if not value.says(*_ABSENT):
             for gene in _genes(observation):
                 yield _variant(observation, gene, origin, at, source)
-    elif kind == "therapeutic-implication":
+    elif kind == THERAPEUTIC:
         for gene in _genes(observation):
             yield result(gene, "phenotype", _effect(observation))
+
+
+def significances(resources: Iterable[fhir.Resource]) -> dict[str, str]:
+    """Variant id -> clinical significance, from the diagnostic implications derived from it.
+
+    Since version 2 the guide keeps the significance (53037-8) in an Observation of its own. Two implications that
+    disagree say nothing.
+    """
+    found: dict[str, set[str]] = {}
+    for resource in resources:
+        codes = fhir.codes_of(resource.get("code"))
+        if resource.get("status") not in USED or not any(_kind(s, c) == DIAGNOSTIC for s, c in codes):
+            continue
+        parts = [p for p in fhir.each(resource.get("component")) if isinstance(p, Mapping)]
+        parts = [p for p in parts if any(c == SIGNIFICANCE for _, c in fhir.codes_of(p.get("code")))]
+        said = {
+            SIGNIFICANCES[c]
+            for p in parts
+            for _, c in fhir.codes_of(p.get("valueCodeableConcept"))
+            if c in SIGNIFICANCES
+        }
+        for origin in fhir.each(resource.get("derivedFrom")):
+            reference = origin.get("reference") if isinstance(origin, Mapping) else None
+            if isinstance(reference, str) and (id_ := fhir.last_segment(reference)):
+                found.setdefault(id_, set()).update(said)
+    return {id_: said.pop() for id_, said in found.items() if len(said) == 1}
+
+
+def with_significance(gene: GeneResult, known: Mapping[str, str]) -> GeneResult:
+    """A variant with the significance that an implication derived from it states, where it has none of its own."""
+    said = known.get(fhir.last_segment(gene.source.reference), "")
+    return replace(gene, significance=said) if said and gene.kind == "variant" and not gene.significance else gene
 
 
 def _effect(observation: r4.Observation) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from fhir_mappers import fhir
 from fhir_mappers.consents import read_consent
 from fhir_mappers.events import read_allergy, read_condition, read_medication, read_procedure
-from fhir_mappers.genomics import is_genomic, read_genes
+from fhir_mappers.genomics import is_genomic, read_genes, significances, with_significance
 from fhir_mappers.imaging import DicomFrame, decode_film
 from fhir_mappers.labs import read_observation, settle
 from fhir_mappers.orders import read_drafts, read_service_request
@@ -75,6 +75,8 @@ def read_record(
     gaps += [*missed, *_of(Gap, items)]
     labs, missed = settle(_of(Lab, items), as_of)
     gaps += missed
+    implied = significances(r for r in mine if fhir.type_of(r) == "Observation")
+    genes = [with_significance(g, implied) for g in _of(GeneResult, items)]
     studies = _of(Study, items)
     images, missed = _images(dicom, studies, patient, patient_id)
     gaps += missed
@@ -89,7 +91,7 @@ def read_record(
         studies=newest_first(studies, "started"),
         images=newest_first(images, "at"),
         reports=newest_first(_of(Report, items), "at"),
-        genes=newest_first(_of(GeneResult, items), "at"),
+        genes=newest_first(genes, "at"),
         encounter=encounter,
         gaps=tuple(sorted(gaps, key=lambda g: (g.code, g.subject, g.reference))),
     )

@@ -50,21 +50,26 @@ def scale_lab(feature: LabFeature, value: float) -> float:
 def _labs(record: PatientRecord, spec: InputSpec) -> tuple[Signal, tuple[str, ...]]:
     codes = {f.name: i for i, f in enumerate(spec.labs)}
     kept: list[tuple[Lab, int, float]] = []
-    for lab in record.labs:  # newest first
-        index = codes.get(lab.analyte)
-        if index is None or lab.unit != spec.labs[index].unit:
-            continue
+    for lab in record.labs:  # newest first, so both limits end the walk
         age = _age_h(record.as_of, lab.at)
-        if age <= spec.labs_lookback_h:
+        if age > spec.labs_lookback_h or len(kept) == spec.labs_max:
+            break
+        index = codes.get(lab.analyte)
+        if index is not None and lab.unit == spec.labs[index].unit:
             kept.append((lab, index, age))
-    kept = kept[: spec.labs_max]
     if not kept:
         return empty_signal(spec, "labs"), ()
-    values = np.zeros((len(kept), 3), np.float32)
-    for row, (lab, index, _) in enumerate(kept):
-        below = lab.low is not None and lab.value < lab.low
-        above = lab.high is not None and lab.value > lab.high
-        values[row] = scale_lab(spec.labs[index], lab.value), below, above
+    values = np.array(
+        [
+            (
+                scale_lab(spec.labs[index], lab.value),
+                lab.low is not None and lab.value < lab.low,
+                lab.high is not None and lab.value > lab.high,
+            )
+            for lab, index, _ in kept
+        ],
+        np.float32,
+    )
     signal = Signal(
         code=np.array([index + 1 for _, index, _ in kept], np.int64),
         values=values,
