@@ -196,7 +196,7 @@ def _add_routes(app: Flask, house: House) -> None:
             profile=house.settings.profile,
             base_url=house.settings.base_url,
         )
-        house.feedback.shown(cards, service, hook.hook_instance, _tenant(client), hook.received_at)
+        house.feedback.shown(cards, service, hook.hook_instance, _tenant(caller), hook.received_at)
         return Response(to_json(cards), content_type="application/json")
 
     @app.post("/cds-services/<service_id>/feedback")

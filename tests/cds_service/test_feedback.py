@@ -20,6 +20,7 @@ from cds_service.cards import Card, Coding, Source, Suggestion
 from cds_service.errors import BadRequest
 from cds_service.feedback import Counts, FeedbackLog, parse_feedback
 from cds_service.manifest import Service
+from cds_service.trust.clients import Client, Clients, FhirServer
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 CANARY = "Zebra7Canary"
@@ -234,8 +235,10 @@ def test_equal_messages_from_many_threads_count_once(store: FeedbackLog) -> None
 def test_over_http_a_card_that_was_shown_is_matched_and_nothing_of_the_patient_is_kept(
     make_app: Callable[..., Any], tmp_path: Path
 ) -> None:
-    client: FlaskClient = make_app().test_client()
-    body = call("patient-view", context={"userId": f"Practitioner/{CANARY}", "patientId": CANARY})
+    registered = Clients([Client("demo", (FhirServer("http://127.0.0.1:9/fhir"),))])
+    client: FlaskClient = make_app(clients=registered).test_client()
+    context = {"userId": f"Practitioner/{CANARY}", "patientId": CANARY}
+    body = call("patient-view", context=context, fhirServer="http://127.0.0.1:9/fhir")
     shown = client.post("/cds-services/probe", json=body).get_json()["cards"][0]
     for _ in range(2):
         response = client.post("/cds-services/probe/feedback", json={"feedback": [about_json(shown), OVERRIDDEN]})
