@@ -7,13 +7,12 @@ card names one. CX-04 and CX-05 are silences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cds_service.advice import ordering
-from cds_service.advice.estimates import RESEARCH, TRAINED_ON, answered, films_used, out_of_range
+from cds_service.advice.chest_films import Films, Finding, read_films, read_findings
+from cds_service.advice.estimates import RESEARCH, TRAINED_ON, out_of_range
 from cds_service.advice.gate import closed
 from cds_service.advice.writing import (
     Fact,
@@ -35,17 +34,13 @@ from cds_service.advice.writing import (
 )
 from cds_service.cards import Card, Suggestion, new_uuid
 from cds_service.markdown import escape_markdown
-from fhir_mappers.codes import find_imaging_order
-from fhir_mappers.record import Image, Report
-from models.contract import Assessment, Estimate
+from models.contract import Assessment
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
 
 FRONTAL = frozenset({"PA", "AP", "unknown"})
 ADULT = 18
-REPORT_BEFORE_FILM = timedelta(hours=1)
-"""Reports carry the time of the study or of the dictation, and clocks differ."""
 TREATMENTS = (
     "macrolide",
     "fluoroquinolone",
@@ -64,59 +59,20 @@ REASONS = override_reasons(
 )
 EVIDENCE = {"labs": "laboratory results", "meds": "medication list", "conditions": "problem list"}
 
-Change = Literal["new", "worse", "better", "resolved", "same", "not compared"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding on the newest film that the model is sure enough to speak of.
-
-    now     probability; None where the model abstains or straddles the threshold
-    before  probability on the comparison film, None without one
-    """
-
-    estimate: Estimate
-    now: float | None
-    before: float | None
-    change: Change
-
-    @property
-    def title(self) -> str:
-        """As inside a sentence: `pleural effusion`; an abbreviation stays as it is."""
-        title = self.estimate.target.title
-        return title if title[1:2].isupper() else title[:1].lower() + title[1:]
-
-    @property
-    def heading(self) -> str:
-        return self.title[:1].upper() + self.title[1:]
-
-
-@dataclass(frozen=True, slots=True)
-class Films:
-    """The newest film, the one it was compared with, and the reports of the newest."""
-
-    newest: Image
-    prior: Image | None
-    reports: tuple[Report, ...]
-
-    @property
-    def final(self) -> Report | None:
-        return next((r for r in self.reports if r.final), None)
-
 
 def advise(case: Case) -> list[Card]:
     """At most one card."""
     assessment = case.assessment
     if closed(case) or assessment is None or case.profile != "research_imaging" or _may_be_a_child(case):
         return []
-    films = _films(case)
+    films = read_films(case)
     if films is None or films.newest.view not in FRONTAL:
         return []
     if case.record.age_of(films.newest.at) > hours(case.service, "film_h"):
         return []
     if films.prior is not None and films.newest.at - films.prior.at < hours(case.service, "prior_at_least_h"):
         return []
-    findings = _findings(case, assessment, films)
+    findings = read_findings(case, assessment, films)
     found = (
         _urgent(case, assessment, films, findings)
         or _unreported(case, assessment, films, findings)
@@ -129,58 +85,6 @@ def _may_be_a_child(case: Case) -> bool:
     """MX-2: under 18 the model has nothing to say. An unknown age is not a known minor; the card says so."""
     ages = case.record.age_years()
     return ages is not None and ages[0] < ADULT
-
-
-def _films(case: Case) -> Films | None:
-    used = films_used(case)
-    if not used:
-        return None
-    newest = used[0]
-    return Films(newest, used[1] if len(used) > 1 else None, _reports_of(case, newest))
-
-
-def _reports_of(case: Case, film: Image) -> tuple[Report, ...]:
-    """Reports that name the film's study; without any link, a chest report from the film on counts as one."""
-    studies = {s.source.reference for s in case.record.studies if s.uid == film.study_uid} | {film.source.reference}
-
-    def concerns(report: Report) -> bool:
-        if report.study_refs:
-            return any(ref == s or ref.endswith(f"/{s}") for ref in report.study_refs for s in studies)
-        study = find_imaging_order(report.codes)
-        chest = study is None or study.region == "chest"
-        return chest and report.at is not None and report.at >= film.at - REPORT_BEFORE_FILM
-
-    return tuple(r for r in case.record.reports if concerns(r))
-
-
-def _findings(case: Case, assessment: Assessment, films: Films) -> tuple[Finding, ...]:
-    """Every finding with a threshold, most probable first."""
-    found = []
-    for name, levels in case.service.thresholds.items():
-        estimate = assessment.estimates.get(name)
-        if estimate is None or "imaging" not in estimate.rested_on:
-            continue
-        prior = assessment.prior.get(name) if films.prior is not None else None
-        now = answered(estimate, levels["high"])
-        before = prior.probability if prior is not None else None
-        found.append(Finding(estimate, now, before, _change(estimate, prior, levels)))
-    return tuple(sorted(found, key=lambda f: (-(f.now or 0.0), f.estimate.target.name)))
-
-
-def _change(now: Estimate, prior: Estimate | None, levels: Mapping[str, float]) -> Change:
-    """Against the comparison film alone: across both thresholds, or with 90 % intervals that do not touch."""
-    if prior is None or prior.probability is None or now.probability is None:
-        return "not compared"
-    if now.probability >= levels["high"] and prior.probability <= levels["low"]:
-        return "new"
-    if now.probability <= levels["low"] and prior.probability >= levels["high"]:
-        return "resolved"
-    if now.interval is not None and prior.interval is not None:
-        if now.interval[0] > prior.interval[1]:
-            return "worse"
-        if now.interval[1] < prior.interval[0]:
-            return "better"
-    return "same"
 
 
 def _high(case: Case, finding: Finding, listed: str) -> bool:

@@ -166,8 +166,8 @@ def _item_fact(item: Item) -> Fact:
     plural = "s" if item.points > 1 else ""
     if isinstance(item.source, Lab):
         value, when = shown(item.source), taken(item.source)
-        if item.name == "oxygen":
-            value = f"on oxygen, {value}"
+        if item.name in ("oxygen", "consciousness"):
+            value = f"on oxygen, {value}" if item.name == "oxygen" else item.value
     else:
         value, when = item.value, moment(item.source.at)
     return Fact(item.name.capitalize(), f"{value} ({item.points} point{plural})", when, "Vital signs")

@@ -19,6 +19,7 @@ from fhir_mappers.record import Lab
 
 HEADER = ("Fact", "Value", "When", "Source")
 MAX_FACTS = 6
+MOST_DECIMALS = 4
 FACT_CHARS, VALUE_CHARS, SOURCE_CHARS = 40, 70, 24
 
 REASONS = "http://terminology.hl7.org/CodeSystem/non-adherence-reason-codes"
@@ -101,8 +102,14 @@ def unit(ucum: str) -> str:
 
 
 def as_printed(lab: Lab) -> str:
-    """`2.6 mg/dL`: the laboratory's own number and unit, UCUM spellings made readable."""
+    """`2.6 mg/dL`: the laboratory's own number and unit, UCUM spellings made readable.
+
+    More decimals than any laboratory prints are what a computer left (35.7999992370605), and are rounded.
+    """
     value, _, printed_unit = lab.printed.partition(" ")
+    sign, _, decimals = value.lstrip("<>=").partition(".")
+    if len(decimals) > MOST_DECIMALS:
+        value = value[: len(value) - len(f"{sign}.{decimals}")] + number(float(f"{sign}.{decimals}"))
     return f"{value} {unit(printed_unit)}".strip()
 
 

@@ -11,6 +11,9 @@ import pytest
 from vignettes import SERVICES, from_vignette, service
 
 from cds_service.cards import Card
+from cds_service.consult import consult
+from cds_service.deadline import Deadline
+from cds_service.fhir_client import FhirClient
 
 BUILT = ("imaging-safety", "cxr-insight", "deterioration")
 NOT_YET = {
@@ -108,3 +111,23 @@ def test_s11_offers_rapid_response_review_and_lactate(vignettes: dict[str, dict[
 
 def test_the_manifests_of_these_services_are_the_ones_tested() -> None:
     assert {p.stem for p in SERVICES.glob("*.yaml")} >= set(BUILT)
+
+
+def test_s01_through_the_whole_consultation_gives_the_card_from_prefetch_alone(
+    vignettes: dict[str, dict[str, Any]],
+) -> None:
+    chart = from_vignette(vignettes["S01"])
+    request = chart.request("imaging-safety")
+    client = FhirClient()
+    try:
+        (card,) = consult(
+            service("imaging-safety"),
+            request,
+            Deadline.after(1.0),
+            fhir=client.for_request(request, None),
+            engine=None,
+        )
+    finally:
+        client.close()
+    (direct,) = chart.cards("imaging-safety")
+    assert (card.summary, card.detail) == (direct.summary, direct.detail)

@@ -478,3 +478,28 @@ def test_the_longest_fillers_stay_within_the_limits(metformin_orders: int) -> No
     assert len(card.detail or "") <= 1200
     assert "<b>" not in text(card)
     assert "Rule IS-01+IS-03 v1" in text(card)
+
+
+def test_a_reported_egfr_is_shown_beside_a_missing_creatinine_and_decides_nothing() -> None:
+    reported = observation("o3", "33914-3", 22, "mL/min/1.73m2", "2026-03-10T06:00:00Z")
+    card = card_of(chart(reported, METFORMIN))
+    assert card.indicator == "info"
+    assert "eGFR as reported" in text(card)
+
+
+def test_a_creatinine_already_on_order_is_not_ordered_again() -> None:
+    pending = {
+        "resourceType": "ServiceRequest",
+        "id": "s2",
+        "status": "active",
+        "intent": "order",
+        "code": concept("http://loinc.org", "2160-0"),
+        "subject": {"reference": "Patient/p1"},
+    }
+    assert card_of(chart(METFORMIN, pending)).suggestions == ()
+
+
+def test_a_draft_without_an_id_is_not_offered_as_an_update() -> None:
+    nameless = {k: v for k, v in CT.items() if k != "id"}
+    given = dataclasses.replace(chart(LOW, STEADY), drafts=(nameless,))
+    assert labels(card_of(given)) == ["Order saline before contrast and creatinine 48 h after contrast"]

@@ -136,3 +136,13 @@ def test_an_unknown_answer_on_consciousness_is_missing_and_not_alert() -> None:
     found = news2(record(*items, coded("avpu", "", 0.5)), WINDOW)
     assert found is not None
     assert found.missing == ("consciousness",)
+
+
+def test_a_comparator_that_leaves_the_band_open_makes_the_item_missing() -> None:
+    items = [x for x in whole_set() if not (isinstance(x, Lab) and x.analyte == "spo2")]
+    certain = news2(record(*items, lab("spo2", 70, 0.5, comparator="<")), WINDOW)
+    assert certain is not None
+    assert certain.total == 3
+    unclear = news2(record(*items, lab("spo2", 94, 0.5, comparator="<")), WINDOW)
+    assert unclear is not None
+    assert unclear.missing == ("oxygen saturation",)
