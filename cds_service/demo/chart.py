@@ -27,6 +27,14 @@ DRUGS: tuple[tuple[str, str], ...] = (
     ("furosemide", "40 mg once daily"),
     ("ibuprofen", "400 mg three times daily"),
 )
+SHOWN = {
+    # UCUM as people write it.
+    "[degF]": "°F",
+    "Cel": "°C",
+    "mm[Hg]": "mmHg",
+    "10*3/uL": "10³/µL",
+    "10*9/L": "10⁹/L",
+}
 SPARK = (88, 22)
 """Width and height of a trend line in CSS pixels."""
 
@@ -131,7 +139,7 @@ def _row(patient: GeneratedPatient, facts: Sequence[LabFact]) -> Row:
     low, high = newest.code.reference_range("female" if patient.female else "male")
     flag = "low" if low is not None and newest.canonical < low else ""
     flag = "high" if high is not None and newest.canonical > high else flag
-    shown = newest.unit.replace("[degF]", "°F").replace("Cel", "°C").replace("mm[Hg]", "mmHg").replace("10*", "10^")
+    shown = SHOWN.get(newest.unit, newest.unit)
     return Row(
         name=newest.code.name,
         value=str(newest.value),

@@ -172,7 +172,7 @@ if (chart.scenario.length) {
 for (const film of document.querySelectorAll("a.film")) {
   film.addEventListener("click", (event) => {
     event.preventDefault();
-    const dialog = el("dialog", { class: "viewer", onclick: () => dialog.close(), onclose: () => dialog.remove() },
+    const dialog = el("dialog", { class: "viewer", "aria-label": "Film, enlarged", onclick: () => dialog.close(), onclose: () => dialog.remove() },
       el("img", { src: film.href, alt: film.querySelector("img").alt }), el("button", { type: "button" }, "Close"));
     document.body.append(dialog);
     dialog.showModal();
