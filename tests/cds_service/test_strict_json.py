@@ -45,3 +45,14 @@ def test_a_key_given_twice_at_any_depth_is_refused() -> None:
     for text in (b'{"a":1,"a":1}', b'[{"b":{"c":1,"\\u0063" : 2}}]'):
         with pytest.raises(BadJson, match="same key twice"):
             parse(text)
+
+
+@given(
+    st.lists(st.sampled_from(["", " ", "\n", "\t ", "\r"]), min_size=4, max_size=4),
+    st.sampled_from(["1", '": x"', '"\\":"']),
+)
+def test_no_white_space_hides_a_key_given_twice(space: list[str], value: str) -> None:
+    a, b, c, d = space
+    with pytest.raises(BadJson, match="same key twice"):
+        parse(f'{{"k"{a}:{b}{value},"k"{c}:{d}{value}}}'.encode())
+    parse(f'{{"k"{a}:{b}{value},"l"{c}:{d}{value}}}'.encode())
