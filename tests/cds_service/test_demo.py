@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from demo_server import demo_only, served
-from flask import Flask, render_template
+from flask import Flask, Response, render_template, request
 from rich.console import Console
 
 from cds_service.app import create_app
@@ -36,15 +38,19 @@ def ehr() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def house(state: Path) -> Iterator[str]:
     """The service with its real manifests and the demo EHR beside it, as `cds-service demo` serves them."""
-    settings = Settings(
-        profile="research_imaging", jwt="off", state_dir=tmp_path_factory.mktemp("state"), manifests=ROOT / "manifests"
-    )
+    settings = Settings(profile="research_imaging", jwt="off", state_dir=state, manifests=ROOT / "manifests")
     services = load_services(settings.manifests / "services", settings.profile)
     clients: list[Client] = []
     app = create_app(settings, services=services, engines={}, clients=Clients(clients))
     app.register_blueprint(demo_blueprint())
+    act(app)
     with served(app) as base:
         known = Client("demo-ehr", (FhirServer(f"{base}/demo/fhir", (f"{base}/demo/dicomweb",)),))
         app.extensions["ordersight"].clients = Clients([known])
@@ -108,6 +114,88 @@ def test_a_browser_shows_the_cards_of_patient_view_in_the_chart(house: str) -> N
     assert re.search(r'<article class="card warning">.*NEWS2 8', dom, re.DOTALL)
     assert "<td>24 /min (2 points)</td>" in dom
     assert "POST /cds-services/deterioration" in dom
+
+
+# What a clinician would do, run inside the real page: its Content-Security-Policy lets in what this origin serves.
+ROUTINES = {
+    "accept": """
+        (await appears("#suggested button")).click();
+        (await appears("#order-answers .suggestions button")).click();
+        await told("/feedback");""",
+    "dismiss": """
+        const card = await appears("#patient-view .card");
+        card.querySelector("details.override").open = true;
+        card.querySelector("select").selectedIndex = 1;
+        card.querySelector("input").value = "seen <b>already</b>";
+        card.querySelector("details.override button").click();
+        await told("/feedback");""",
+    "sign": """
+        (await appears("#suggested button")).click();
+        await told("cxr-insight");
+        (await appears("#sign:not(:disabled)")).click();
+        await until(() => document.querySelector("#signed").textContent);""",
+}
+TOOLS = """
+    const until = async (found) => {
+        for (let i = 0; i < 300; i += 1) {
+            const value = found();
+            if (value) return value;
+            await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+        throw new Error("waited in vain");
+    };
+    const appears = (selector) => until(() => document.querySelector(selector));
+    const told = (address) => until(() =>
+        [...document.querySelectorAll("#wire-log code")].some((line) => line.textContent.includes(address)));
+"""
+
+
+def act(app: Flask) -> None:
+    """Let `?do=accept` on a chart page run that routine in it."""
+
+    @app.get("/do/<name>.js")
+    def script(name: str) -> Response:
+        return Response(TOOLS + ROUTINES[name], content_type="text/javascript")
+
+    @app.after_request
+    def add(response: Response) -> Response:
+        if name := request.args.get("do"):
+            tag = f'<script type="module" src="/do/{name}.js"></script></body>'
+            response.set_data(response.get_data(as_text=True).replace("</body>", tag))
+        return response
+
+
+def feedback_of(state: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (state / "feedback.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_an_accepted_suggestion_changes_the_draft_and_is_told(house: str, state: Path) -> None:
+    dom, console = browse(f"{house}/demo/patients/demo-alder?do=accept")
+    assert console == ""
+    drafts = dom.split('id="drafts"')[1].split("</ul>")[0]
+    assert "CT chest without contrast" in drafts
+    assert "changed by suggestion, was: CT chest with IV contrast" in drafts
+    assert "Accepted: Change to CT chest without contrast" in dom
+    assert any("accepted" in json.dumps(line) for line in feedback_of(state))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_dismissed_card_is_told_with_its_reason(house: str, state: Path) -> None:
+    dom, console = browse(f"{house}/demo/patients/demo-oak?do=dismiss")
+    assert console == ""
+    assert re.search(r'class="card warning settled".*Dismissed: \w', dom, re.DOTALL)
+    told = [json.dumps(line) for line in feedback_of(state) if "overridden" in json.dumps(line)]
+    assert told
+    assert "seen <b>already</b>" in told[-1]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_an_order_nobody_objects_to_is_signed_at_once(house: str) -> None:
+    dom, console = browse(f"{house}/demo/patients/demo-hazel?do=sign")
+    assert console == ""
+    assert "1 order signed." in dom
+    assert "Nothing to advise: Imaging safety" in dom
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

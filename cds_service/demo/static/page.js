@@ -6,6 +6,7 @@ import { Client, problemOf } from "./hooks.js";
 const $ = (id) => document.getElementById(id);
 const patientId = document.querySelector("main.chart").dataset.patient;
 const client = new Client(logCall);
+const discovered = client.discover();
 const chart = await (await fetch(`/demo/patients/${encodeURIComponent(patientId)}/order-entry`)).json();
 
 let drafts = []; // {resource, note}
@@ -15,9 +16,13 @@ let counter = 0;
 // ------------------------------------------------------------------------------------------------------- asking
 
 async function ask(hook, context, place) {
+  place.replaceChildren(el("p", { class: "quiet busy" }, "Asking …"));
+  await discovered;
   const services = client.listening(hook);
-  place.replaceChildren(el("p", { class: "quiet busy" }, services.length ? "Asking …" : "No service listens to this hook."));
-  if (!services.length) return [];
+  if (!services.length) {
+    place.replaceChildren(el("p", { class: "quiet" }, "No service listens to this hook."));
+    return [];
+  }
   const withPrefetch = $("send-prefetch").checked;
   const whole = { patientId, encounterId: chart.encounterId, ...context };
   const calls = await Promise.all(
@@ -180,7 +185,7 @@ for (const film of document.querySelectorAll("a.film")) {
 }
 document.querySelector(".rail [aria-current]")?.scrollIntoView({ block: "nearest" });
 
-const services = await client.discover();
+const services = await discovered;
 const names = [...new Set(services.map((service) => service.title ?? service.id))];
 $("discovery").textContent = services.length
   ? `Discovery lists ${names.join(", ")}.`
