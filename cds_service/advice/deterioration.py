@@ -124,7 +124,7 @@ def _news2_card(case: Case, score: News2, estimate: Estimate | None) -> Card | N
     more = len(score.missing) - 1
     missing = f"missing {score.missing[0]}" + (f" and {more} more" if more else "") if score.missing else ""
     # What is missing makes the score a minimum: it gives way last.
-    basis = ["; ".join(filter(None, (", ".join(f"{i.name} {i.value}" for i in worst[:n]), missing))) for n in (2, 1, 0)]
+    basis = ["; ".join(filter(None, (", ".join(i.words for i in worst[:n]), missing))) for n in (2, 1, 0)]
     head = f"NEWS2 {at_least}{score.total} at {moment(score.at)}"
     facts = [_news2_fact(score), *(_item_fact(item) for item in score.items if item.points)]
     if case.assessment is not None and estimate is not None and rests_on_film(estimate):

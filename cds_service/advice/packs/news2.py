@@ -27,6 +27,13 @@ TEMPERATURE = ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (NEVER, 2))
 ON_OXYGEN = 2
 NOT_ALERT = 3
 AIR_PERCENT = 21.0
+RESPONSES = {
+    "alert": "alert",
+    "confusion": "new confusion",
+    "voice": "responds to voice only",
+    "pain": "responds to pain only",
+    "unresponsive": "unresponsive",
+}
 
 Bands = tuple[tuple[float, int], ...]
 ITEMS = (
@@ -48,6 +55,11 @@ class Item:
     points: int
     value: str
     source: Lab | Coded
+
+    @property
+    def words(self) -> str:
+        """As in a sentence: `respiratory rate 24/min`, `on oxygen`, `new confusion`."""
+        return self.value if self.name in ("oxygen", "consciousness") else f"{self.name} {self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,9 @@ def news2(record: PatientRecord, within: timedelta, *, hypercapnia_target: bool 
     """
     oldest = record.as_of - within
     labs = [x for x in record.labs if x.analyte in _ANALYTES and x.at >= oldest and x.has_time]
-    words = [x for x in record.coded if x.name == "avpu" and x.meaning and x.at is not None and x.at >= oldest]
+    words = [
+        x for x in record.coded if x.name == "avpu" and x.meaning in RESPONSES and x.at is not None and x.at >= oldest
+    ]
     times = [x.at for x in labs] + [x.at for x in words if x.at is not None]
     if not times:
         return None
@@ -155,7 +169,7 @@ def _consciousness(spoken: Coded | None, coma: Lab | None) -> Item | None:
     items = []
     if spoken is not None:
         alert = spoken.meaning == "alert"
-        items.append((spoken.at, Item("consciousness", 0 if alert else NOT_ALERT, spoken.meaning, spoken)))
+        items.append((spoken.at, Item("consciousness", 0 if alert else NOT_ALERT, RESPONSES[spoken.meaning], spoken)))
     if coma is not None and coma.comparator is None:
         words = f"coma score {coma.value:.0f}"
         items.append((coma.at, Item("consciousness", NOT_ALERT if coma.value < 15 else 0, words, coma)))

@@ -100,6 +100,17 @@ def test_news2_of_5_informs_and_of_4_is_silent() -> None:
     assert chart(*vitals(rr=22, hr=112)).cards(NAME) == []
 
 
+def test_oxygen_and_consciousness_are_worded_as_in_a_sentence() -> None:
+    confused = concept("http://snomed.info/sct", "130987000")
+    answer = {**vital("v-avpu", "67775-7", "", None), "valueCodeableConcept": confused}
+    answer.pop("valueString")
+    card = card_of(chart(*vitals(avpu=None, o2=2), answer))
+    assert "(new confusion, on oxygen)" in card.summary
+    coma = card_of(chart(*vitals(avpu=None), vital("v-gcs", "9269-2", 13, "{score}")))
+    assert "(coma score 13)" in coma.summary
+    assert "| Consciousness | coma score 13 (3 points) |" in text(coma)
+
+
 def test_a_single_item_of_3_informs_and_of_2_is_silent() -> None:
     card = card_of(chart(*vitals(rr=25)))
     assert card.indicator == "info"
