@@ -48,7 +48,8 @@ SIGNIFICANCES = {
     "LA26334-5": "likely benign",
     "LA6675-8": "benign",
 }
-USED = frozenset({"final", "amended", "corrected"})
+# A tuple, since a broken status may be a list, which no set can be asked for.
+USED = ("final", "amended", "corrected")
 
 _AMINO = dict(zip("ARNDCQEGHILKMFPSTWYV*X", (
     "Ala", "Arg", "Asn", "Asp", "Cys", "Gln", "Glu", "Gly", "His", "Ile", "Leu",
@@ -136,7 +137,7 @@ def significances(resources: Iterable[fhir.Resource]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for resource in resources:
         codes = fhir.codes_of(resource.get("code"))
-        if resource.get("status") not in USED or not any(_kind(s, c) == DIAGNOSTIC for s, c in codes):
+        if fhir.status_of(resource) not in USED or not any(_kind(s, c) == DIAGNOSTIC for s, c in codes):
             continue
         parts = [p for p in fhir.each(resource.get("component")) if isinstance(p, Mapping)]
         parts = [p for p in parts if any(c == SIGNIFICANCE for _, c in fhir.codes_of(p.get("code")))]
