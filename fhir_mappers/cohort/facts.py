@@ -127,6 +127,15 @@ class AllergyFact:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class OrderFact:
+    """An imaging order that stands in the chart, not yet carried out."""
+
+    loinc: str
+    title: str
+    at: datetime
+
+
 @dataclass(frozen=True)
 class FilmFact:
     """One radiograph: what is on it, how it was taken, and what radiology has said (None: not yet read).
@@ -185,6 +194,7 @@ class GeneratedPatient:
     genes: tuple[GeneFact, ...] = ()
     allergies: tuple[AllergyFact, ...] = ()
     films: tuple[FilmFact, ...] = ()
+    ordered: tuple[OrderFact, ...] = ()
     admitted: datetime | None = None
     truth: Truth | None = None
     complete: frozenset[Target] = frozenset()

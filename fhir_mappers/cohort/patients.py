@@ -13,15 +13,18 @@ from fhir_mappers.codes import lab_codes
 from fhir_mappers.cohort.anatomy import Build, Pose
 from fhir_mappers.cohort.exposure import Exposure
 from fhir_mappers.cohort.facts import (
+    AllergyFact,
     ConditionFact,
     DrugFact,
     FilmFact,
     GeneFact,
     GeneratedPatient,
     LabFact,
+    OrderFact,
 )
 from fhir_mappers.cohort.films import Signs
 from fhir_mappers.cohort.latent import Latent, Target, draw_latent, draw_signs, draw_truth, draw_values
+from fhir_mappers.cohort.reports import write_report
 
 AS_OF = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 FILM_PX = 256
@@ -96,6 +99,7 @@ def generate_patient(number: int, seed: int, *, as_of: datetime = AS_OF, film_px
     truth = draw_truth(rng, state, latest)
     films = _films(rng, state, as_of, film_px)
     genes = _genes(rng, state, as_of)
+    allergies, orders, films = _paperwork(np.random.default_rng((seed, number, 1)), state, films, as_of)
     # A modality may be missing altogether, as in a hospital; the truth does not change, only what is seen of it.
     no_film, no_labs, no_genes, no_history = rng.random(4) < (0.07, 0.06, 0.06, 0.04)
     if no_labs:
@@ -122,12 +126,34 @@ def generate_patient(number: int, seed: int, *, as_of: datetime = AS_OF, film_px
         conditions=() if no_history else _conditions(rng, state, as_of),
         drugs=() if no_history else _drugs(rng, state, as_of),
         genes=() if no_genes else genes,
+        allergies=allergies,
         films=() if no_film else films,
         admitted=as_of - timedelta(days=3) if state.inpatient else as_of,
         truth=truth,
         complete=frozenset(complete),
         state=state,
+        ordered=orders,
     )
+
+
+def _paperwork(
+    rng: np.random.Generator, state: Latent, films: tuple[FilmFact, ...], as_of: datetime
+) -> tuple[tuple[AllergyFact, ...], tuple[OrderFact, ...], tuple[FilmFact, ...]]:
+    """What is in a chart beside what the truth rests on: allergies, standing orders, what radiology has read.
+
+    A generator of its own, so that none of it can tell anything about a label.
+    """
+    since = _minute(as_of, 24.0 * float(rng.uniform(100, 4000)))
+    allergies = (AllergyFact("amoxicillin", "723", "Rash", False, since),) if rng.random() < 0.12 else ()
+    follow_up = OrderFact("30745-4", "XR Chest Views", _minute(as_of, float(rng.uniform(0.5, 12))))
+    orders = (follow_up,) if state.inpatient and rng.random() < 0.2 else ()
+    # An older film has been read; of the newest, two in five.
+    read = [index > 0 or rng.random() < 0.4 for index in range(len(films))]
+    reported = tuple(
+        replace(f, report=write_report(f.signs, state.ctr)) if is_read else f
+        for f, is_read in zip(films, read, strict=True)
+    )
+    return allergies, orders, reported
 
 
 def printed(analyte: str, value: float, at: datetime, choice: int = 0) -> LabFact:

@@ -18,6 +18,7 @@ from fhir_mappers.cohort.facts import (
     GeneFact,
     GeneratedPatient,
     LabFact,
+    OrderFact,
     Resource,
     drug,
 )
@@ -46,6 +47,7 @@ def write_chart(patient: GeneratedPatient) -> tuple[Resource, ...]:
     chart += [_allergy(patient, i, a) for i, a in enumerate(patient.allergies)]
     chart += [_lab(patient, i, x) for i, x in enumerate(patient.labs)]
     chart += [_gene(patient, i, g) for i, g in enumerate(patient.genes)]
+    chart += [_order(patient, i, o) for i, o in enumerate(patient.ordered)]
     for index, film in enumerate(patient.films):
         chart += list(_film(patient, index, film))
     chart += [dict(r) for r in patient.extra]
@@ -139,6 +141,19 @@ def _allergy(patient: GeneratedPatient, index: int, fact: AllergyFact) -> Resour
         "reaction": [
             {"manifestation": [{"text": fact.manifestation}], "severity": "severe" if fact.severe else "mild"}
         ],
+    }
+
+
+def _order(patient: GeneratedPatient, index: int, fact: OrderFact) -> Resource:
+    return {
+        "resourceType": "ServiceRequest",
+        "id": patient.resource_id("order", index),
+        "status": "active",
+        "intent": "order",
+        "priority": "routine",
+        "code": concept(LOINC, fact.loinc, fact.title),
+        "subject": subject(patient),
+        "authoredOn": instant(fact.at),
     }
 
 

@@ -45,6 +45,21 @@ def test_every_resource_is_valid_r4(few: list[GeneratedPatient]) -> None:
             get_fhir_model_class(resource["resourceType"]).model_validate(resource)
 
 
+def test_a_cohort_has_every_kind_of_resource_the_services_read(cohort: list[GeneratedPatient]) -> None:
+    kinds = {r["resourceType"] for p in cohort[:300] for r in p.resources}
+    assert kinds == {
+        "Patient",
+        "Encounter",
+        "Condition",
+        "Observation",
+        "MedicationRequest",
+        "AllergyIntolerance",
+        "ServiceRequest",
+        "ImagingStudy",
+        "DiagnosticReport",
+    }
+
+
 def test_ids_are_unique_and_everything_names_its_patient(few: list[GeneratedPatient]) -> None:
     references = [f"{r['resourceType']}/{r['id']}" for p in few for r in p.resources]
     assert len(references) == len(set(references))
@@ -186,6 +201,16 @@ def test_dicom_and_fhir_name_the_same_study_with_uids_under_2_25(few: list[Gener
                 assert uid.startswith("2.25.")
                 assert len(uid) <= 64
             assert ds.ViewPosition == patient.films[index].pose.view
+
+
+def test_a_report_says_what_is_on_its_film(few: list[GeneratedPatient]) -> None:
+    words = {"opacity": ("consolidation", "opacity"), "effusion": ("effusion",), "pneumothorax": ("pneumothorax",)}
+    read = [f for p in few for f in p.films if f.report is not None]
+    assert len(read) > 15
+    for film in read:
+        for sign, names in words.items():
+            assert any(n in film.report for n in names) == (sign in film.film.masks), film.report
+    assert all(f.report is not None for p in few for f in p.films[1:])
 
 
 # ------------------------------------------------------------------------------------------------------- the truth
