@@ -44,6 +44,7 @@ __all__ = [
     "reference_of",
     "referred",
     "source_of",
+    "status_of",
     "type_of",
 ]
 
@@ -93,6 +94,11 @@ def type_of(resource: Any) -> str:
 
 def id_of(resource: Resource) -> str:
     value = resource.get("id")
+    return value if isinstance(value, str) else ""
+
+
+def status_of(resource: Resource) -> str:
+    value = resource.get("status")
     return value if isinstance(value, str) else ""
 
 

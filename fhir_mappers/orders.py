@@ -78,7 +78,7 @@ def read_draft(
 ) -> Iterator[Order | Gap]:
     """Read a resource of draftOrders; its status may be any but a withdrawn one (re-signing). Raises fhir.Malformed."""
     kind = fhir.type_of(resource)
-    if resource.get("status") in _GONE or resource.get("doNotPerform") is True:
+    if fhir.status_of(resource) in _GONE or resource.get("doNotPerform") is True:
         yield Gap("bad-status", kind, fhir.reference_of(resource))
     elif kind == "ServiceRequest":
         yield _service_order(resource, fhir.read(resource, r4.ServiceRequest), as_of, draft=True)
@@ -100,7 +100,6 @@ def read_draft(
             resource=resource,
         )
     elif kind in DRAFTABLE:
-        status = resource.get("status")
         codes = fhir.codes_of(resource.get("code"))
         yield Order(
             ref=fhir.reference_of(resource),
@@ -111,7 +110,7 @@ def read_draft(
             concepts=frozenset(),
             imaging=None,
             priority="routine",
-            status=status if isinstance(status, str) else "",
+            status=fhir.status_of(resource),
             authored=None,
             source=fhir.source_of(resource),
             resource=resource,

@@ -68,10 +68,6 @@ class Annotation(Part, frozen=True):
     text: str | None = None
 
 
-class Meta(Part, frozen=True):
-    version_id: str | None = None
-
-
 class Range(Part, frozen=True):
     low: Quantity | None = None
     high: Quantity | None = None
@@ -96,8 +92,6 @@ class Value(Part, frozen=True):
 
 
 class Observation(Value, frozen=True):
-    id: str | None = None
-    meta: Meta | None = None
     status: str = ""
     category: list[Concept] = []
     effective_date_time: str | None = None
@@ -261,10 +255,3 @@ class Encounter(Part, frozen=True):
 
 class Location(Part, frozen=True):
     type: list[Concept] = []
-
-
-class Device(Part, frozen=True):
-    status: str = ""
-    type: Concept = Concept()
-    safety: list[Concept] = []
-    udi_carrier: list[dict[str, Any]] = []

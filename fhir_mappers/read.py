@@ -78,7 +78,7 @@ def read_record(
     implied = significances(r for r in mine if fhir.type_of(r) == "Observation")
     genes = [with_significance(g, implied) for g in _of(GeneResult, items)]
     studies = _of(Study, items)
-    images, missed = _images(dicom, studies, patient, patient_id)
+    images, missed = _images(dicom, studies, patient, person, as_of)
     gaps += missed
     return PatientRecord(
         person=person,
@@ -245,7 +245,11 @@ def _of(kind: type[Any], items: Iterable[Item]) -> list[Any]:
 
 
 def _images(
-    frames: Iterable[DicomFrame], studies: Sequence[Study], patient: fhir.Resource | None, patient_id: str
+    frames: Iterable[DicomFrame],
+    studies: Sequence[Study],
+    patient: fhir.Resource | None,
+    person: Person,
+    as_of: datetime,
 ) -> tuple[list[Image], list[Gap]]:
     """Decode the frames that belong to this patient's studies; another study's frame is another patient's."""
     started = {s.uid: s.started for s in studies}
@@ -256,9 +260,11 @@ def _images(
         if frame.study_uid not in started:
             gaps.append(Gap("other-patient", "film", frame.reference))
             continue
-        film = decode_film(frame, started[frame.study_uid], known | {patient_id} if known else frozenset())
-        if isinstance(film, Image):
-            images.append(film)
-        else:
+        film = decode_film(frame, started[frame.study_uid], known | {person.id} if known else frozenset())
+        if isinstance(film, Gap):
             gaps.append(film)
+        elif fhir.in_future(film.at, as_of):
+            gaps.append(Gap("future", "film", frame.reference))
+        else:
+            images.append(film)
     return images, gaps

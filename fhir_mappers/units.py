@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ _PER_1_73 = re.compile(r"(?i)^ml/min/\[?\{?\(?1\.73_?\s?m(?:2|\^2|²)\]?\}?\)?$|
 _LITRE = re.compile(r"(?<![A-Za-z{\[])([dcmunpf]?)l(?![A-Za-z])")
 
 
+@functools.lru_cache(maxsize=1024)
 def normalise_unit(unit: str) -> str:
     """Bring a printed unit to its UCUM spelling; case matters afterwards. Unknown spellings pass unchanged.
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from films import element, film, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ def lab(id_: str, value: float = 1.0, at: str = "2026-03-10T06:00:00Z", **more: 
 
 
 PATIENT = {"resourceType": "Patient", "id": "p1", "gender": "female", "birthDate": "1960-01-01"}
-CHART: list[dict[str, Any]] = [
+CHART: list[dict[str, Any]] = [  # one of every type that is read
     PATIENT,
     lab("o1", 2.6),
     lab("o2", 2.5, "2026-03-08T06:00:00Z"),
@@ -61,6 +62,77 @@ CHART: list[dict[str, Any]] = [
         "patient": SUBJECT,
     },
     {"resourceType": "Encounter", "id": "e1", "status": "in-progress", "class": {"code": "IMP"}, "subject": SUBJECT},
+    {
+        "resourceType": "Observation",
+        "id": "g1",
+        "status": "final",
+        "code": {"coding": [{"system": LOINC, "code": "69548-6"}]},
+        "subject": SUBJECT,
+        "component": [
+            {
+                "code": {"coding": [{"system": LOINC, "code": "48018-6"}]},
+                "valueCodeableConcept": {
+                    "coding": [{"system": "http://www.genenames.org/geneId", "code": "HGNC:3236"}]
+                },
+            },
+            {"code": {"coding": [{"system": LOINC, "code": "48005-3"}]}, "valueString": "p.L858R"},
+        ],
+    },
+    {
+        "resourceType": "Observation",
+        "id": "g2",
+        "status": "final",
+        "code": {
+            "coding": [
+                {
+                    "system": "http://hl7.org/fhir/uv/genomics-reporting/CodeSystem/tbd-codes-cs",
+                    "code": "diagnostic-implication",
+                }
+            ]
+        },
+        "subject": SUBJECT,
+        "derivedFrom": [{"reference": "Observation/g1"}],
+        "component": [
+            {
+                "code": {"coding": [{"system": LOINC, "code": "53037-8"}]},
+                "valueCodeableConcept": {"coding": [{"system": LOINC, "code": "LA6668-3"}]},
+            }
+        ],
+    },
+    {
+        "resourceType": "ImagingStudy",
+        "id": "s1",
+        "status": "available",
+        "subject": SUBJECT,
+        "started": "2026-03-10T08:00:00Z",
+        "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:1.2.3"}],
+        "series": [{"uid": "1.2.3.1", "modality": {"code": "CR"}, "instance": [{"uid": "1.2.3.1.1"}]}],
+        "endpoint": [{"reference": "Endpoint/pacs"}],
+    },
+    {"resourceType": "Endpoint", "id": "pacs", "status": "active", "address": "https://pacs.example/rs"},
+    {
+        "resourceType": "DiagnosticReport",
+        "id": "r1",
+        "status": "final",
+        "category": [{"coding": [{"code": "RAD"}]}],
+        "subject": SUBJECT,
+        "conclusion": "x",
+    },
+    {
+        "resourceType": "Procedure",
+        "id": "x1",
+        "status": "completed",
+        "code": {"coding": [{"system": ICD10CM, "code": "Z99.2"}]},
+        "subject": SUBJECT,
+    },
+    {
+        "resourceType": "ServiceRequest",
+        "id": "q1",
+        "status": "active",
+        "intent": "order",
+        "code": {"coding": [{"system": LOINC, "code": "24628-0"}]},
+        "subject": SUBJECT,
+    },
 ]
 
 
@@ -256,6 +328,31 @@ def test_studies_can_be_read_alone_to_choose_films() -> None:
     assert [s.uid for s in read_studies([study, stray, *CHART], as_of=AS_OF, patient_id="p1")] == ["1.2.3"]
 
 
+STUDY = next(r for r in CHART if r["resourceType"] == "ImagingStudy")
+
+
+def test_a_film_of_this_patient_s_study_is_decoded_and_another_study_s_is_not() -> None:
+    record = read(PATIENT, STUDY, dicom=[film(picture(8))])
+    assert [(i.study_uid, i.view) for i in record.images] == [("1.2.3", "PA")]
+    stray = read(PATIENT, dicom=[film(picture(8))])
+    assert stray.images == ()
+    assert said(stray) == [("other-patient", "film", "ImagingStudy/s1")]
+
+
+def test_a_film_whose_patient_id_is_none_of_this_patient_s_identifiers_is_left_out() -> None:
+    named = film(picture(8), tags={"00100020": element("LO", "MRN2")})
+    record = read(PATIENT | {"identifier": [{"value": "MRN1"}]}, STUDY, dicom=[named])
+    assert said(record) == [("other-patient", "film", "ImagingStudy/s1")]
+    assert len(read(PATIENT | {"identifier": [{"value": "MRN2"}]}, STUDY, dicom=[named]).images) == 1
+    assert len(read(PATIENT, STUDY, dicom=[named]).images) == 1  # the EHR named no identifier to compare with
+
+
+def test_a_film_taken_after_the_moment_in_a_study_begun_before_it_is_from_the_future() -> None:
+    taken = {"0008002A": element("DT", "20260310150000"), "00080201": element("SH", "+0000")}
+    record = read(PATIENT, STUDY, dicom=[film(picture(8), tags=taken)])
+    assert said(record) == [("future", "film", "ImagingStudy/s1")]
+
+
 # --- any damage at all -------------------------------------------------------------------------------------------
 
 JUNK = st.recursive(
@@ -280,11 +377,15 @@ def test_no_damage_to_a_resource_raises_or_reaches_the_other_resources(data: st.
     for key in path[:-1]:
         target = target[key]
     target[path[-1]] = data.draw(JUNK)
+    drafts = [chart[victim]]
+    read(*CHART, drafts=drafts)
     record, others = read(*chart), read(*(r for i, r in enumerate(CHART) if i != victim))
     about_victim = {f"{CHART[victim]['resourceType']}/{CHART[victim]['id']}"}
-    if CHART[victim]["resourceType"] == "Medication":
-        about_victim.add("MedicationRequest/m1")
-    for name in ("labs", "events", "allergies"):
+    # what a victim is read for belongs to it: a drug, an archive's address, a variant's significance
+    about_victim |= {"Medication/drug": {"MedicationRequest/m1"}, "Endpoint/pacs": {"ImagingStudy/s1"}}.get(
+        min(about_victim), {"Observation/g1"} if about_victim == {"Observation/g2"} else set()
+    )
+    for name in ("labs", "coded", "events", "allergies", "orders", "studies", "reports", "genes"):
         kept, untouched = (
             [x for x in getattr(r, name) if x.source.reference not in about_victim] for r in (record, others)
         )
