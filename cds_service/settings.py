@@ -116,6 +116,13 @@ class Settings:
         default_factory=_default_state,
         shown="~/.local/state/ordersight",
     )
+    state_url: str = _setting(
+        str,
+        "database of durable state, sqlite or postgresql+psycopg",
+        "",
+        shown="sqlite:///STATE_DIR/state.sqlite",
+        repr=False,
+    )
     ca_bundle: Path | None = _setting(
         _file, "file of certificate authorities to trust instead of the usual ones", None, shown="certifi's"
     )
@@ -129,6 +136,7 @@ class Settings:
             ("base_url", self.base_url or self.own_url),
             ("models", self.models or self.manifests / "models"),
             ("clients", self.clients or self.manifests / "clients.yaml"),
+            ("state_url", self.state_url or f"sqlite:///{self.state_dir.absolute() / 'state.sqlite'}"),
         ):
             object.__setattr__(self, name, value)
 

@@ -1,0 +1,201 @@
+"""What the service hands to the store and gets back. Keys are keyed hashes: nothing here identifies a patient."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal, get_args
+
+import msgspec
+
+Indicator = Literal["info", "warning", "critical"]
+Outcome = Literal["accepted", "overridden"]
+COMMENT_LIMIT = 4000
+ID_LIMIT = 256
+
+
+def storable(text: str, limit: int) -> str:
+    """At most `limit` characters; NUL and lone surrogates, which PostgreSQL cannot hold, become U+FFFD or ?."""
+    return text[:limit].encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+def _aware(moment: datetime, name: str) -> None:
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} needs a time zone")
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What became of one rule in one call; `cause` says why it was silent or abstained."""
+
+    rule: str
+    outcome: Literal["fired", "silent", "capped", "abstained"]
+    cause: str = ""
+    version: str = ""
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """One calibrated probability in [0, 1] with its 5th and 95th percentile; None where the model abstained."""
+
+    target: str
+    probability: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class ShownCard(msgspec.Struct, frozen=True):
+    """A card as far as feedback and silence need it.
+
+    fingerprint  same deciding facts for the same patient, rule and order: `Store.fingerprint`
+    shadow       computed and kept, but not sent: feedback never matches it
+    """
+
+    card: str
+    rules: tuple[str, ...]
+    indicator: Indicator
+    fingerprint: str = ""
+    suggestions: tuple[str, ...] = ()
+    shadow: bool = False
+
+
+class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One answered call: its audit row, its predictions and its cards, stored together or not at all.
+
+    id      stable, so that storing it twice (outbox) leaves one row
+    inputs  keyed hashes of the references and versions of the resources the answer rests on: `Store.key`
+    ms      milliseconds per stage
+    """
+
+    tenant: str
+    hook: str
+    hook_instance: str
+    service: str
+    at: datetime
+    status: int
+    service_version: str = ""
+    config_digest: str = ""
+    model: str = ""
+    model_digest: str = ""
+    input_digest: str = ""
+    patient_key: str = ""
+    user_key: str = ""
+    encounter_key: str = ""
+    inputs: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    cards: tuple[ShownCard, ...] = ()
+    ms: Mapping[str, int] = msgspec.field(default_factory=dict)
+    id: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        _aware(self.at, "at")
+
+
+class FeedbackItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one card, as the EHR reports it.
+
+    suggestions  ids of accepted suggestions; each is a row of its own
+    comment      free text of a clinician: health data, never used by any logic, never exported unasked
+    """
+
+    card: str
+    outcome: Outcome
+    outcome_at: datetime
+    suggestions: tuple[str, ...] = ()
+    reason_system: str = ""
+    reason_code: str = ""
+    reason_display: str = ""
+    comment: str = ""
+
+    def __post_init__(self) -> None:
+        _aware(self.outcome_at, "outcome_at")
+        if self.outcome not in get_args(Outcome):
+            raise ValueError("outcome is accepted or overridden")
+
+
+class FeedbackResult(msgspec.Struct, frozen=True):
+    """How many rows are new, were there already, or name a card this tenant was never sent (parked, never counted)."""
+
+    stored: int
+    repeated: int
+    unmatched: int
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """The first row at which a chain does not hold, and how."""
+
+    tenant: str
+    seq: int
+    id: str
+    why: str
+
+
+class AuditVerdict(msgspec.Struct, frozen=True):
+    """`heads` maps each tenant to the seq and hash its chain ends in, to be noted outside the database."""
+
+    rows: int
+    heads: Mapping[str, tuple[int, str]]
+    broken: Broken | None
+
+    @property
+    def ok(self) -> bool:
+        return self.broken is None
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """The last time a fingerprint was shown to a user, and what the user answered (None: nothing yet)."""
+
+    card: str
+    indicator: Indicator
+    shown_at: datetime
+    encounter_key: str
+    outcome: Outcome | None
+    reason_code: str
+
+
+class Silence(msgspec.Struct, frozen=True):
+    """A fingerprint that stays unsaid for `user_key` ("" everybody) until then (None: for good)."""
+
+    user_key: str
+    until: datetime | None
+    cause: str
+
+
+class History(msgspec.Struct, frozen=True):
+    shown: Shown | None = None
+    silence: Silence | None = None
+
+
+class ReportRow(msgspec.Struct, frozen=True):
+    """One rule's month. `answer_s` is the median of the seconds from card to answer; None without an answer."""
+
+    service: str
+    rule: str
+    indicator: Indicator
+    shown: int
+    accepted: int
+    overridden: int
+    unanswered: int
+    reasons: Mapping[str, int]
+    answer_s: float | None
+
+
+class FeedbackReport(msgspec.Struct, frozen=True):
+    rows: tuple[ReportRow, ...]
+    unmatched: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What readiness and metrics ask.
+
+    wrote_s      seconds since the database last took a write durably
+    outbox       answers waiting in the local file; `outbox_oldest_s` how long the first has waited
+    outbox_free  share of the reserved file still free, 0 to 1
+    switches_s   seconds since the switches were last read
+    """
+
+    wrote_s: float
+    outbox: int
+    outbox_oldest_s: float
+    outbox_free: float
+    switches_s: float

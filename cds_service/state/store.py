@@ -1,0 +1,326 @@
+"""`Store`: durable state as the service uses it. SQLite in one folder, or PostgreSQL; the same promises on both.
+
+What a method has returned without error is on disk, and survives kill -9. `record_answer` alone may put its record
+into the outbox instead, which is on disk as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection
+
+from cds_service.state import audit, outbox, schema, shown
+from cds_service.state import backup as backups
+from cds_service.state import retention as keeping
+from cds_service.state import switches as switching
+from cds_service.state.engines import (
+    READERS,
+    Engines,
+    open_engines,
+    patiently,
+    read_url,
+    scrub,
+    sqlite_file,
+    told_plainly,
+)
+from cds_service.state.errors import StateError, StateUnavailable
+from cds_service.state.keeper import Keeper, now_utc
+from cds_service.state.keys import Keys
+from cds_service.state.records import (
+    AnswerRecord,
+    AuditVerdict,
+    FeedbackItem,
+    FeedbackReport,
+    FeedbackResult,
+    Health,
+    History,
+)
+from cds_service.state.switches import Scope, Switch, Switches, SwitchState
+from cds_service.state.tables import insert_new, jti
+from cds_service.state.writer import Writer
+
+T = TypeVar("T")
+log = logging.getLogger("cds_service.state")
+OUTBOX_BYTES = 64 * 1024 * 1024
+WAIT_S = 2.0
+SAFE_SQLITE = (3, 51, 3)
+"""Before it a checkpoint racing a write could corrupt a WAL database; our one writer thread keeps them apart."""
+
+
+class Store:
+    """Open it once per process; every method may be called from any thread."""
+
+    def __init__(self, engines: Engines, folder: Path, keys: Keys, box: outbox.Outbox | None) -> None:
+        self._engines = engines
+        self._folder = folder
+        self._keys = keys
+        self._box = box
+        self._writer = Writer(engines)
+        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="state-reader")
+        self._switches = Switches()
+        self._switches_at = time.monotonic()
+        self._keeper = Keeper(engines, self._writer, folder, box, self._reload_switches)
+
+    @classmethod
+    def open(cls, url: str, folder: Path | None = None, *, outbox_bytes: int = OUTBOX_BYTES) -> Store:
+        """Open the state at `url`; `folder` holds the secret, the outbox and the anchors, beside SQLite's file if None.
+
+        A new SQLite file is made; everything else must have this release's schema. Raises SchemaMismatch,
+        StateError for a wrong URL or secret, StateUnavailable when the database or the disk is not there.
+        `outbox_bytes` 0 is for commands that answer no calls.
+        """
+        parsed = read_url(url)
+        path = sqlite_file(parsed)
+        folder = folder or (path.absolute().parent if path else None)
+        if folder is None:
+            raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
+        if path is not None:
+            schema.create_if_new(parsed)
+            if sqlite3.sqlite_version_info < SAFE_SQLITE:
+                log.info("old sqlite", extra={"fields": {"version": sqlite3.sqlite_version}})
+        keys = Keys.load(folder)
+        schema.require_same_secret(parsed, keys)
+        box = outbox.Outbox.open(folder, outbox_bytes) if outbox_bytes else None
+        store = cls(open_engines(parsed), folder, keys, box)
+        try:
+            store._reload_switches()
+        except StateError:
+            store.close()
+            raise
+        store._keeper.start()
+        return store
+
+    def close(self) -> None:
+        """Finish what is queued. What the outbox holds stays there for the next start."""
+        self._keeper.stop()
+        self._keeper.join()
+        self._writer.close()
+        self._reading.shutdown(wait=False, cancel_futures=True)
+        self._engines.dispose()
+        if self._box is not None:
+            self._box.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Keys -----------------------------------------------------------------------------------------------------------
+
+    def key(self, kind: str, tenant: str, identifier: str) -> str:
+        """The keyed hash under which `identifier` (a patient, user, encounter, resource) is known here."""
+        return self._keys.of(kind, tenant, identifier) if identifier else ""
+
+    def fingerprint(self, tenant: str, patient: str, rule: str, concept: str, deciding: str) -> str:
+        """One finding about one patient and order; `deciding` is the banded values, so noise does not re-fire it."""
+        return self._keys.of("fingerprint", tenant, patient, rule, concept, deciding)
+
+    # Calls ----------------------------------------------------------------------------------------------------------
+
+    def use_jti(self, iss: str, jti_: str, exp: datetime, now: datetime, *, timeout: float = WAIT_S) -> bool:
+        """Use a token up; False for a replay. Raises StateUnavailable when that cannot be known: then 503, never 200.
+
+        `exp` may lie before `now` by the leeway granted; it only says how long the token must be remembered.
+        """
+        row = {"token": self._keys.of("jti", iss, jti_), "exp": max(exp, now)}
+        return self._writer.run(lambda conn: insert_new(conn, jti, row), timeout)
+
+    def record_answer(self, record: AnswerRecord, *, timeout: float = 0.25) -> None:
+        """Make an answer's audit row, predictions and cards durable, together; release the answer after this returns.
+
+        After `timeout` seconds, or at once while the database fails, the record goes to the outbox and from there to
+        the database later. Raises StateUnavailable when neither takes it: no advice without a trace.
+        """
+        if not self._writer.stuck(timeout):
+            try:
+                self._writer.run(lambda conn: shown.store_answer(conn, record), timeout)
+            except StateUnavailable:
+                if self._box is None:
+                    raise
+            else:
+                return
+        if self._box is None:
+            raise StateUnavailable("the database takes no writes")
+        self._box.append(msgspec.json.encode(record))
+
+    def record_feedback(
+        self, tenant: str, items: Sequence[FeedbackItem], *, service: str = "", timeout: float = WAIT_S
+    ) -> FeedbackResult:
+        """Store a batch, all or nothing; the same batch again adds nothing. Acknowledge after this returns.
+
+        With `service`, cards of another service of the tenant are unknown too. Raises StateUnavailable.
+        """
+        received = now_utc()
+        return self._writer.run(lambda conn: shown.store_feedback(conn, tenant, service, items, received), timeout)
+
+    def seen(
+        self, tenant: str, fingerprints: Sequence[str], user_key: str, now: datetime, *, timeout: float = 0.1
+    ) -> dict[str, History]:
+        """What this user was shown and answered for each fingerprint. Raises StateUnavailable after `timeout`."""
+        return self._read(lambda conn: shown.seen(conn, tenant, fingerprints, user_key, now), timeout)
+
+    def suppress(
+        self,
+        tenant: str,
+        fingerprint: str,
+        until: datetime | None,
+        cause: str,
+        *,
+        user_key: str = "",
+        patient_key: str = "",
+        timeout: float = WAIT_S,
+    ) -> None:
+        """Keep a fingerprint unsaid until then (None: for good) for one user, or for everybody."""
+        at = now_utc()
+        self._writer.run(
+            lambda conn: shown.suppress(
+                conn, tenant, fingerprint, until, cause, set_at=at, user_key=user_key, patient_key=patient_key
+            ),
+            timeout,
+        )
+
+    # Switches -------------------------------------------------------------------------------------------------------
+
+    def switches(self) -> Switches:
+        """What is in force, at most a second old; never waits. `health` says when it was last read."""
+        return self._switches
+
+    def switch(
+        self,
+        scope: Scope,
+        name: str = "",
+        state: SwitchState | None = None,
+        *,
+        who: str,
+        why: str,
+        tenant: str = "",
+        thresholds: Mapping[str, float] | None = None,
+    ) -> Switch:
+        """Say a new word, audited with it; in force here at once, in every process within a second."""
+        at = now_utc()
+        said = self._writer.run(
+            lambda conn: switching.turn(conn, scope, name, state, thresholds, tenant=tenant, who=who, why=why, at=at),
+            WAIT_S,
+        )
+        self._reload_switches()
+        return said
+
+    def switch_history(self) -> tuple[Switch, ...]:
+        return self._study(switching.history)
+
+    def activate_model(self, name: str, digest: str, *, who: str, why: str) -> None:
+        """Make `digest` the model that answers under `name`; going back is activating the earlier one."""
+        at = now_utc()
+        self._writer.run(lambda conn: switching.activate_model(conn, name, digest, who=who, why=why, at=at), WAIT_S)
+
+    def active_models(self) -> dict[str, str]:
+        return self._study(switching.active_models)
+
+    # Reports and care -----------------------------------------------------------------------------------------------
+
+    def feedback_report(
+        self, since: datetime, until: datetime, *, tenant: str | None = None, service: str | None = None
+    ) -> FeedbackReport:
+        """Per rule what was shown and what became of it; `tenant` None is for the administrator of all."""
+        return self._study(lambda conn: shown.report(conn, tenant, since, until, service))
+
+    def export_feedback(self, tenant: str | None = None, *, comments: bool = False) -> Iterator[Mapping[str, Any]]:
+        with told_plainly(), self._engines.readers.connect() as conn:
+            yield from shown.export(patiently(conn), tenant, comments=comments)
+
+    def verify_audit(self) -> AuditVerdict:
+        """Check every audit chain, also against the anchors in the state folder; chains that hold are anchored anew."""
+        path = self._folder / audit.ANCHORS
+        verdict = audit.verify(self._engines.readers, path)
+        if verdict.ok:
+            audit.write_anchors(path, verdict.heads, now_utc())
+        return verdict
+
+    def export_audit(self, tenant: str | None = None) -> Iterator[bytes]:
+        """Lines of JSON that `audit.verify_export` can follow without the database."""
+        return audit.export(self._engines.readers, tenant)
+
+    def backup(self, target: Path) -> backups.Manifest:
+        """Write a backup folder while everything goes on; what the outbox holds is stored first if it can be."""
+        self.replay_outbox()
+        return backups.backup(self._engines.url, self._folder, target, now_utc())
+
+    @staticmethod
+    def restore(source: Path, url: str, folder: Path | None = None) -> backups.Manifest:
+        """Fill an empty database and folder from a backup and verify it. Raises BackupError."""
+        parsed = read_url(url)
+        path = sqlite_file(parsed)
+        folder = folder or (path.absolute().parent if path else None)
+        if folder is None:
+            raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
+        return backups.restore(source, parsed, folder)
+
+    def retention(self, now: datetime, *, dry_run: bool, terms: keeping.Terms | None = None) -> dict[str, int]:
+        """Remove what is past its term, or only count it; rows per table."""
+        kept = terms or keeping.Terms()
+        if dry_run:
+            return self._study(lambda conn: keeping.count(conn, now, kept))
+        return keeping.run(self._writer, now, kept)
+
+    def erase(self, tenant: str, patient_key: str) -> keeping.Erasure:
+        """Remove all about one patient but the audit rows, overwriting what lay in the file.
+
+        Raises StateUnavailable while an outbox still holds answers: they could bring the patient back.
+        """
+        self.replay_outbox()
+        if outbox.waiting(self._folder):
+            raise StateUnavailable("answers still wait in an outbox: try again when the database has taken them")
+        erased = keeping.erase(self._writer, patient_key, tenant, now_utc())
+        scrub(self._engines.url)
+        return erased
+
+    def health(self) -> Health:
+        now = time.monotonic()
+        box = self._box
+        return Health(
+            wrote_s=now - self._writer.committed_at,
+            outbox=box.depth() if box else 0,
+            outbox_oldest_s=box.oldest_s if box else 0.0,
+            outbox_free=box.free if box else 0.0,
+            switches_s=now - self._switches_at,
+        )
+
+    def replay_outbox(self) -> int:
+        """Bring what waits in the local files into the database. Raises StateUnavailable when it takes nothing."""
+        return self._keeper.replay()
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _read(self, query: Callable[[Connection], T], timeout: float) -> T:
+        """A query on a call's path: a database that hangs costs `timeout`, never the call."""
+
+        def work() -> T:
+            with told_plainly(), self._engines.readers.connect() as conn:
+                return query(conn)
+
+        future = self._reading.submit(work)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise StateUnavailable(f"the database gave no answer within {timeout:g} s") from None
+
+    def _study(self, query: Callable[[Connection], T]) -> T:
+        with told_plainly(), self._engines.readers.connect() as conn:
+            return query(patiently(conn))
+
+    def _reload_switches(self) -> None:
+        with told_plainly(), self._engines.readers.connect() as conn:
+            if self._switches.version != switching.version(conn):
+                self._switches = switching.load(conn)
+        self._switches_at = time.monotonic()
