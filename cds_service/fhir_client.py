@@ -1,7 +1,8 @@
 """`FhirClient`: what one call reads from its FHIR server and the archives beside it.
 
 Each upstream has a bounded pool of threads of its own, which is its bulkhead: a server that hangs holds up the reads
-of that server and no other, and what waits in its queue holds no thread.
+of that server and no other, and what waits in its queue holds no thread. Before it stands a breaker for each tenant:
+a server that has failed or been late time and again is not asked at all for a while.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cds_service import dicomweb
+from cds_service.breaker import Breakers, Kind
 from cds_service.deadline import Deadline
 from cds_service.evidence import Frame, Reason
 from cds_service.hooks import HookRequest
@@ -29,6 +31,10 @@ MAX_FHIR_BYTES = 8_000_000
 """Of all pages of one search together, after decompression."""
 MAX_FRAME_BYTES = 64_000_000
 FHIR_JSON = "application/fhir+json"
+SHORTEST_SLICE_S = 0.1
+"""A read that had less time than this and was late says nothing about the server."""
+CLOSE_TO_S = 0.02
+"""A read given up earlier than this before its deadline was not late: the call it belonged to had ended."""
 
 T = TypeVar("T")
 _ENDPOINT = re.compile(r"Endpoint/[A-Za-z0-9.-]{1,128}")
@@ -49,11 +55,13 @@ class FhirClient:
         dicomweb_in_flight: int = 8,
         ca_bundle: str | None = None,
         resolver: Resolver | None = None,
+        breakers: Breakers | None = None,
     ) -> None:
         self.transport = Transport(ca_bundle, resolver)
-        self._sizes = {"fhir": fhir_in_flight, "dicomweb": dicomweb_in_flight}
+        self.breakers = breakers or Breakers()
+        self._sizes: Mapping[Kind, int] = {"fhir": fhir_in_flight, "dicomweb": dicomweb_in_flight}
         self._lock = threading.Lock()
-        self._pools: dict[tuple[str, Base], ThreadPoolExecutor] = {}
+        self._pools: dict[tuple[Kind, Base], ThreadPoolExecutor] = {}
 
     def for_request(self, request: HookRequest, client: Client | None) -> Reads:
         """The reads of one call: at the `fhirServer` it names, if that is registered for `client`, with its token."""
@@ -65,14 +73,15 @@ class FhirClient:
         token = request.fhir_authorization.access_token if request.fhir_authorization is not None else None
         if token is not None and re.fullmatch(r"[!-~]+", token) is None:
             return Reads(self, None, "no-access")  # it would end the header it stands in
-        return Reads(self, server, None, token)
+        assert client is not None
+        return Reads(self, server, None, token, client.tenant or client.name)
 
     def close(self) -> None:
         with self._lock:
             for pool in self._pools.values():
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def pool(self, kind: str, base: Base) -> ThreadPoolExecutor:
+    def pool(self, kind: Kind, base: Base) -> ThreadPoolExecutor:
         with self._lock:
             if (kind, base) not in self._pools:
                 self._pools[kind, base] = ThreadPoolExecutor(self._sizes[kind], thread_name_prefix=kind)
@@ -87,6 +96,7 @@ class Reads:
     server: FhirServer | None
     refusal: Reason | None
     token: str | None = field(default=None, repr=False)
+    tenant: str = ""
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _calls: set[Call] = field(default_factory=set, repr=False)
     _futures: list[Future[Any]] = field(default_factory=list, repr=False)
@@ -102,7 +112,7 @@ class Reads:
     def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
         def ask(root: Base) -> tuple[Instance, ...]:
             path = f"{dicomweb.study_path(study.uid)}/instances?includefield=00080060"
-            got = self._get(root, path, dicomweb.DICOM_JSON, deadline, MAX_FHIR_BYTES)
+            got = self._get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_FHIR_BYTES), deadline)
             return dicomweb.read_instances(got.body, study)
 
         return self._ask_archive(study, deadline, ask)
@@ -110,7 +120,7 @@ class Reads:
     def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]:
         def ask(root: Base) -> Mapping[str, Any]:
             path = f"{dicomweb.instance_path(image)}/metadata"
-            got = self._get(root, path, dicomweb.DICOM_JSON, deadline, MAX_FHIR_BYTES)
+            got = self._get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_FHIR_BYTES), deadline)
             return dicomweb.read_metadata(got.body, image.sop_uid)
 
         return self._ask_archive(study, deadline, ask)
@@ -119,11 +129,11 @@ class Reads:
         def ask(root: Base) -> Frame:
             path = f"{dicomweb.instance_path(image)}/frames/1"
             try:
-                got = self._get(root, path, dicomweb.AS_STORED, deadline, MAX_FRAME_BYTES)
+                got = self._get("dicomweb", root, Ask(path, dicomweb.AS_STORED, MAX_FRAME_BYTES), deadline)
             except FetchFailed as failed:
                 if failed.status not in dicomweb.CONVERT_ON:
                     raise
-                got = self._get(root, path, dicomweb.UNCOMPRESSED, deadline, MAX_FRAME_BYTES)
+                got = self._get("dicomweb", root, Ask(path, dicomweb.UNCOMPRESSED, MAX_FRAME_BYTES), deadline)
             return dicomweb.read_frame(got.content_type, got.body)
 
         return self._ask_archive(study, deadline, ask)
@@ -137,7 +147,10 @@ class Reads:
         for call in calls:
             call.abandon()
 
-    def _submit(self, kind: str, base: Base, task: Callable[[], T]) -> Future[T | Failed]:
+    def _submit(self, kind: Kind, base: Base, task: Callable[[], T]) -> Future[T | Failed]:
+        if self.client.breakers.of(self.tenant, kind, str(base)).refuses():
+            return _ended(Failed("unreachable"))
+
         def carry_out() -> T | Failed:
             try:
                 return task()
@@ -151,18 +164,32 @@ class Reads:
             self._futures.append(future)
         return future
 
-    def _get(self, base: Base, below: str, accept: str, deadline: Deadline, limit: int, *, gzip: bool = False) -> Got:
+    def _get(self, kind: Kind, base: Base, ask: Ask, deadline: Deadline) -> Got:
         assert self.server is not None
-        # The token is the EHR's: it goes to the FHIR server's own origin and nowhere else.
-        token = self.token if base.origin == self.server.fhir_base().origin else None
+        if base.origin == self.server.fhir_base().origin:
+            # The token is the EHR's: it goes to the FHIR server's own origin and nowhere else.
+            ask = replace(ask, token=self.token)
         call = Call(base, deadline)
         with self._lock:
             if self._abandoned:
                 raise FetchFailed("timeout")
             self._calls.add(call)
+        permit = self.client.breakers.of(self.tenant, kind, str(base)).allow()
+        had_s = deadline.remaining()
         try:
-            return self.client.transport.get(call, Ask(below, accept, limit, token, gzip))
+            if permit is None:
+                raise FetchFailed("unreachable")
+            got = self.client.transport.get(call, ask)
+            permit.ended(good=True)
+            return got
+        except FetchFailed as failed:
+            may_convert = ask.accept == dicomweb.AS_STORED and failed.status in dicomweb.CONVERT_ON
+            if permit is not None and not may_convert and _counts(failed, had_s, deadline):
+                permit.ended(good=False, wait_s=failed.wait_s)
+            raise
         finally:
+            if permit is not None:
+                permit.without_evidence()
             with self._lock:
                 self._calls.discard(call)
 
@@ -182,7 +209,7 @@ class Reads:
                 if below in seen:
                     partial = True
                     break
-                got = self._get(base, below, FHIR_JSON, deadline, MAX_FHIR_BYTES - size, gzip=True)
+                got = self._get("fhir", base, Ask(below, FHIR_JSON, MAX_FHIR_BYTES - size, gzip=True), deadline)
                 size += len(got.body)
                 page = _read_fhir(got, None if seen else type_)
             except FetchFailed as failed:
@@ -245,6 +272,15 @@ def _read_fhir(got: Got, type_: str | None) -> Answer:
     if got.content_type and "json" not in got.content_type.lower():
         return Failed("bad-answer")
     return read_answer(got.body, type_)
+
+
+def _counts(failed: FetchFailed, had_s: float, deadline: Deadline) -> bool:
+    """Whether a failed read is held against the server: late, gone, broken or too busy, but not 401, 403 or 404."""
+    if failed.reason == "timeout":
+        return had_s >= SHORTEST_SLICE_S and deadline.remaining() <= CLOSE_TO_S
+    if failed.reason == "error":
+        return failed.status in (408, 429) or (failed.status or 0) >= 500
+    return failed.reason in ("unreachable", "bad-answer")
 
 
 def _leads_to(address: str, root: Base) -> bool:

@@ -19,6 +19,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from cds_service.breaker import RetryBudget
 from cds_service.deadline import Deadline
 from cds_service.evidence import Reason
 from cds_service.trust.origins import Base, NotAllowed, Resolver
@@ -33,13 +34,20 @@ _now = threading.local()
 
 
 class FetchFailed(Exception):
-    """A read that gave nothing. No URL is in it: URLs name patients."""
+    """A read that gave nothing. No URL is in it: URLs name patients.
 
-    def __init__(self, reason: Reason, status: int | None = None, *, retry: bool = False) -> None:
+    retry   whether asking once more may help
+    wait_s  how long the server asked to be left alone (Retry-After in seconds)
+    """
+
+    def __init__(
+        self, reason: Reason, status: int | None = None, *, retry: bool = False, wait_s: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason: Reason = reason
         self.status = status
         self.retry = retry
+        self.wait_s = wait_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +195,21 @@ class Transport:
         self._ca_bundle = ca_bundle
         self._resolver = resolver or Resolver()
         self._thread = threading.local()
+        self._retries = RetryBudget()
         # urllib3 warns with the URL in the text, and ours name patients.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def get(self, call: Call, ask: Ask) -> Got:
-        """GET, and once more after a passing fault if a third of the time is left. Raises FetchFailed."""
+        """GET, and once more after a passing fault if a third of the time is left. Raises FetchFailed.
+
+        All retries of the process together are at most a tenth of its calls.
+        """
         a_third = call.deadline.remaining() / 3
+        self._retries.called()
         try:
             return self._get(call, ask)
         except FetchFailed as failed:
-            if not failed.retry or call.over or call.deadline.remaining() < a_third:
+            if not failed.retry or call.over or call.deadline.remaining() < a_third or not self._retries.retry():
                 raise
         return self._get(call, ask)
 
@@ -241,7 +254,9 @@ def _check_status(response: requests.Response) -> None:
         raise FetchFailed("refused", status)
     if status not in (200, 204):
         # Redirects end here too: the token would follow them.
-        raise FetchFailed("error", status, retry=status in RETRIED and "Retry-After" not in response.headers)
+        asked = response.headers.get("Retry-After", "")
+        wait_s = float(asked) if status in (429, 503) and asked.isascii() and asked.isdigit() else None
+        raise FetchFailed("error", status, retry=status in RETRIED and not asked, wait_s=wait_s)
 
 
 def _read_body(response: requests.Response, call: Call, limit: int) -> bytes:
