@@ -133,12 +133,16 @@ def _assess(
         return None, (), {}
     if engine is None:
         return None, (Shortfall("model", "unreachable"),), {}
+    # A service may name targets of several models it can run on; this model answers those it was trained for.
+    targets = tuple(name for name in service.targets if name in engine.spec.target_names())
+    if service.targets and not targets:
+        return None, (), {}
     inputs: FusionInput = to_fusion_input(record, engine.spec)
     if profile == "non_device":
         # Output that rests on an image is device-class software: off unless the site has switched it on.
         inputs = without(inputs, "imaging")
     try:
-        assessment = engine.assess(inputs, timeout=deadline.remaining(), targets=service.targets or None)
+        assessment = engine.assess(inputs, timeout=deadline.remaining(), targets=targets or None)
     except (EngineBusy, EngineTimeout) as error:
         reason: Reason = "busy" if isinstance(error, EngineBusy) else "timeout"
         return None, (Shortfall("model", reason),), {}
