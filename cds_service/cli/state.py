@@ -75,10 +75,14 @@ def _print_verdict(verdict: AuditVerdict) -> None:
 
 
 @audit_app.command("export")
-def audit_export(file: Path, tenant: Tenant = "") -> None:
+def audit_export(
+    file: Path,
+    tenant: Tenant = "",
+    fhir: Annotated[bool, typer.Option("--fhir", help="As FHIR R4 AuditEvents instead.")] = False,
+) -> None:
     """Write the audit rows as lines of JSON with their hashes."""
     with _told(), _store() as store, file.open("xb") as out:
-        count = sum(1 for line in store.export_audit(tenant or None) if out.write(line))
+        count = sum(1 for line in store.export_audit(tenant or None, fhir=fhir) if out.write(line))
     Console().print(f"{count} rows written to {file}")
 
 

@@ -1,0 +1,126 @@
+"""`cds-service train | evaluate`: from data to a checkpoint, and a checkpoint judged again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cds_service.cli.errors import CommandError
+from cds_service.settings import Settings
+from fhir_mappers.export import export
+from fhir_mappers.sources import SourceError
+from models.build import train as train_checkpoint
+from models.card import TargetCard
+from models.checkpoint import read_card
+from models.config import ConfigError, Recipe, load_preset, load_recipe
+from models.data import ShardError
+from models.evaluate import evaluate as judge
+from models.metrics import Estimated
+
+Data = Annotated[Path, typer.Option(help="Folder with one folder per data set.")]
+Shards = Annotated[Path, typer.Option(help="Where exported training shards are kept.")]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe of models/configs, e.g. chest-open, or a YAML file.")],
+    data: Data = Path("../shared/data"),
+    shards: Shards = Path("cache/shards"),
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder [manifests/models/NAME].")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Export the data through the same mappers as serving, train, judge, calibrate, and write a checkpoint.
+
+    A run that was broken off goes on from its last saved step.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    console = Console()
+    try:
+        plan = load_recipe(recipe)
+        folder = shards / plan.name
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        ) as bar:
+            if not (folder / "spec.json").exists():
+                task = bar.add_task("exporting", total=None)
+                export(
+                    data,
+                    folder,
+                    sources=sources_of(plan),
+                    image_size=load_preset(plan.preset).image_size,
+                    progress=lambda what, done: bar.update(task, description=f"exporting {what}", completed=done),
+                )
+                bar.remove_task(task)
+            task = bar.add_task("training")
+            card = train_checkpoint(
+                plan,
+                folder,
+                out or Settings.from_env().models / plan.name,
+                device=device,
+                state=folder / "state",
+                progress=lambda phase, step, of, loss: bar.update(
+                    task, description=f"{phase}, loss {loss:.4f}", completed=step, total=of
+                ),
+            )
+    except (ConfigError, SourceError, ShardError) as error:
+        raise CommandError(str(error)) from None
+    console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", card.targets))
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model of the models folder, or a checkpoint folder.")],
+    shards: Shards = Path("cache/shards"),
+    stored: Annotated[bool, typer.Option("--stored", help="Only show the figures in model.json.")] = False,
+) -> None:
+    """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI."""
+    settings = Settings.from_env()
+    folder = Path(model) if Path(model).is_dir() else settings.models / model
+    card = read_card(folder)
+    if stored:
+        found = card.targets
+    else:
+        try:
+            found = judge(folder, shards / card.name)
+        except ShardError as error:
+            raise CommandError(f"{error}; `cds-service train {card.name}` exports the shards") from None
+    console = Console()
+    console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", found))
+    for name, target in found.items():
+        for limit in target.limits:
+            console.print(f"[dim]{name}:[/] {limit}", highlight=False)
+
+
+def sources_of(recipe: Recipe) -> list[str]:
+    """The data sets a recipe trains on, each once, in the order it names them."""
+    named = [name for phase in recipe.phases for name in phase.sources]
+    return list(dict.fromkeys([*named, *(head.source for head in recipe.frozen_heads)]))
+
+
+def figures_table(title: str, targets: dict[str, TargetCard]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("target", "cases", "positive", "AUROC (95 % CI)", "over baseline", "fusion gain", "ECE", "standing"):
+        table.add_column(column)
+    for name, card in targets.items():
+        f = card.figures
+        table.add_row(
+            name,
+            str(f.cases),
+            str(f.positives),
+            with_ci(f.auroc),
+            with_ci(card.margin),
+            with_ci(card.fusion_gain),
+            with_ci(f.ece),
+            card.standing,
+        )
+    return table
+
+
+def with_ci(e: Estimated | None) -> str:
+    return "" if e is None else f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
