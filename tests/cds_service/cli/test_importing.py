@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from hannover import NOW, films_of, hannover, import_all
-from real_servers import FhirServer, free_port, running_orthanc
+from real_servers import FhirServer, Orthanc, free_port, running_orthanc
 
 from cds_service.cli.errors import CommandError
 from cds_service.cli.films import FilmError, match_pictures, read_pictures
@@ -169,3 +171,31 @@ def test_a_folder_of_films_that_is_not_one_is_named_before_anything_is_sent(
     with pytest.raises(CommandError, match="--dicom takes a folder"):
         import_bundles([good], fhir_server.base, anywhere, dicom_folder=tmp_path / "absent")
     assert fhir_server.requests() == []
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`cds-service import ...` in a process of its own."""
+    start = "from cds_service.cli.main import run; run()"
+    line = [sys.executable, "-c", start, "import", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_reports_what_it_loaded_and_fails_when_a_bundle_did_not_load(
+    shared: Path, tmp_path: Path, fhir_server: FhirServer, orthanc: Orthanc
+) -> None:
+    real = sorted((shared / "data/fhir_synthea/bundles").iterdir(), key=lambda p: p.stat().st_size)[0]
+    broken = write(tmp_path, "broken.json", "{")
+    done = command(
+        str(real), str(broken), "--fhir", fhir_server.base, "--dicomweb", orthanc.dicomweb, "--shift-to", "now"
+    )
+    assert done.returncode == 1
+    assert f"1 Bundles, {len(read_bundle(real))} resources, 0 films" in done.stdout
+    assert "broken.json: not JSON" in done.stdout.replace("\n", "")
+
+
+def test_the_command_says_what_to_do_when_the_server_is_not_there(tmp_path: Path) -> None:
+    good = write(tmp_path, "good.json", bundle(PATIENT))
+    done = command(str(good), "--fhir", f"http://127.0.0.1:{free_port()}/fhir")
+    assert done.returncode == 2
+    assert "cannot be reached; start it, or check its address" in done.stderr
+    assert "Traceback" not in done.stderr
