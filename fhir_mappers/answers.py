@@ -28,6 +28,13 @@ _MEANINGS: dict[str, dict[str, str]] = {
         "450847001": "pain",
         "422768004": "unresponsive",
     },
+    # LOINC answer list LL2201-3 and the SNOMED CT concepts US Core and IPS map it to
+    "smoking_status": {
+        **dict.fromkeys(("LA18976-3", "LA18977-1", "LA18979-7", "LA18981-3", "LA18982-1"), "smoker"),
+        **dict.fromkeys(("449868002", "428041000124106", "77176002", "428071000124103", "428061000124105"), "smoker"),
+        **dict.fromkeys(("LA15920-4", "8517006"), "former-smoker"),
+        **dict.fromkeys(("LA18978-9", "266919005"), "never-smoker"),
+    },
     "{presence}": {
         **dict.fromkeys(("LA6576-8", "LA11882-0", "LA9633-4", "10828004", "260373001", "POS"), "positive"),
         **dict.fromkeys(("LA6577-6", "LA11883-8", "LA9634-2", "260385009", "260415000", "NEG"), "negative"),

@@ -276,6 +276,8 @@ def imaging_orders() -> dict[str, ImagingOrder]:
             row["contrast"],
             row["ionising"] == "y",
             row["duplicate_group"],
+            timedelta(hours=float(row["dup_window_h_acute"])),
+            timedelta(hours=float(row["dup_window_h_outpatient"])),
         )
         for row in _rows("imaging_orders.csv")
     }
@@ -287,6 +289,24 @@ def find_imaging_order(codes: Iterable[tuple[str, str]]) -> ImagingOrder | None:
         if system in LOINC_SYSTEMS and code in table:
             return table[code]
     return None
+
+
+@functools.cache
+def _nodule_terms() -> dict[str, tuple[tuple[str, str], ...]]:
+    terms: dict[str, tuple[tuple[str, str], ...]] = {}
+    for row in _rows("nodules.csv"):
+        terms[row["code"]] = (*terms.get(row["code"], ()), (row["role"], row["meaning"]))
+    return terms
+
+
+def nodule_terms(codes: Iterable[tuple[str, str]], role: str) -> frozenset[str]:
+    """What these codes say in one role of tables/nodules.csv: finding, count, attenuation, size, location, margin.
+
+    The systems' codes do not overlap (RadLex RID, RadElement RDE, SNOMED CT numbers), and a coding of RadLex or
+    RadElement comes with half a dozen spellings of its system: the code alone is matched.
+    """
+    table = _nodule_terms()
+    return frozenset(meaning for _, code in codes for held, meaning in table.get(code, ()) if held == role)
 
 
 def knows_conditions(codes: Iterable[tuple[str, str]]) -> bool:

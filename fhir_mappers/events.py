@@ -155,6 +155,7 @@ def read_procedure(resource: fhir.Resource, as_of: datetime) -> Iterator[Event |
         active=procedure.status == "in-progress",
         source=fhir.source_of(resource),
         status=procedure.status,
+        category=frozenset(code for _, code in fhir.codes_of(resource.get("category"))),
     )
     if not concepts and not knows_conditions(codes):
         yield Gap("unknown-code", "Procedure", reference)

@@ -9,7 +9,9 @@ from typing import Literal
 from fhir_mappers import fhir, r4
 from fhir_mappers.codes import LOINC_SYSTEMS, drug_concepts, find_imaging_order, find_lab
 from fhir_mappers.events import drug_of
-from fhir_mappers.record import Gap, Order
+from fhir_mappers.questions import KIND as FORM
+from fhir_mappers.questions import answers_of
+from fhir_mappers.record import Answer, Gap, Order
 
 DRAFTABLE = frozenset(
     {
@@ -24,6 +26,8 @@ DRAFTABLE = frozenset(
         "Appointment",
     }
 )
+BESIDE_DRAFTS = frozenset({"Medication", FORM})
+"""Not orders: what the drafts refer to."""
 # A tuple, since a broken status may be a list, which no set can be asked for.
 _GONE = ("entered-in-error", "revoked", "cancelled", "stopped")
 _IMAGING = frozenset({"363679005", "RAD"})
@@ -48,7 +52,14 @@ def read_service_request(resource: fhir.Resource, as_of: datetime) -> Iterator[O
         yield Gap("unknown-code", "ServiceRequest", reference)
 
 
-def _service_order(resource: fhir.Resource, request: r4.ServiceRequest, as_of: datetime, *, draft: bool) -> Order:
+def _service_order(
+    resource: fhir.Resource,
+    request: r4.ServiceRequest,
+    as_of: datetime,
+    *,
+    draft: bool,
+    answers: Mapping[str, Answer] | None = None,
+) -> Order:
     codes = request.code.codes
     imaging = find_imaging_order(codes)
     kind: Literal["imaging", "laboratory", "medication", "other"] = "other"
@@ -69,22 +80,28 @@ def _service_order(resource: fhir.Resource, request: r4.ServiceRequest, as_of: d
         status=request.status,
         authored=fhir.read_start(request.authored_on, as_of),
         source=fhir.source_of(resource),
+        answers=answers or {},
         resource=resource,
     )
 
 
 def read_draft(
-    resource: fhir.Resource, as_of: datetime, supporting: Mapping[str, fhir.Resource]
+    resource: fhir.Resource,
+    as_of: datetime,
+    supporting: Mapping[str, fhir.Resource],
+    patient_id: str | None = None,
 ) -> Iterator[Order | Gap]:
     """Read a resource of draftOrders; its status may be any but a withdrawn one (re-signing). Raises fhir.Malformed."""
     kind = fhir.type_of(resource)
     if fhir.status_of(resource) in _GONE or resource.get("doNotPerform") is True:
         yield Gap("bad-status", kind, fhir.reference_of(resource))
     elif kind == "ServiceRequest":
-        yield _service_order(resource, fhir.read(resource, r4.ServiceRequest), as_of, draft=True)
+        request = fhir.read(resource, r4.ServiceRequest)
+        answers = answers_of(resource, supporting, patient_id)
+        yield _service_order(resource, request, as_of, draft=True, answers=answers)
     elif kind == "MedicationRequest":
-        request = fhir.read(resource, r4.MedicationRequest)
-        codes, text = drug_of(resource, request, supporting)
+        prescription = fhir.read(resource, r4.MedicationRequest)
+        codes, text = drug_of(resource, prescription, supporting)
         yield Order(
             ref=fhir.reference_of(resource),
             draft=True,
@@ -93,9 +110,9 @@ def read_draft(
             text=text,
             concepts=drug_concepts(codes),
             imaging=None,
-            priority=request.priority or "routine",
-            status=request.status,
-            authored=fhir.read_start(request.authored_on, as_of),
+            priority=prescription.priority or "routine",
+            status=prescription.status,
+            authored=fhir.read_start(prescription.authored_on, as_of),
             source=fhir.source_of(resource),
             resource=resource,
         )
@@ -120,24 +137,26 @@ def read_draft(
 
 
 def read_drafts(
-    drafts: Iterable[fhir.Resource], as_of: datetime, patient_id: str | None
+    drafts: Iterable[fhir.Resource], as_of: datetime, patient_id: str | None, forms: Iterable[fhir.Resource] = ()
 ) -> tuple[list[Order], list[Gap]]:
     """Read every draft; one that names another patient is a Gap, one that names nobody is this patient's.
 
     The EHR sends draftOrders in the context of one patient, and drafts of the public sandbox carry no subject.
+
+    forms  QuestionnaireResponses that came otherwise (prefetch); one among the drafts is the newer
     """
     given = [d for d in drafts if isinstance(d, Mapping)]
-    supporting = {fhir.reference_of(d): d for d in given if fhir.type_of(d) == "Medication"}
+    supporting = {fhir.reference_of(d): d for d in (*forms, *given) if fhir.type_of(d) in BESIDE_DRAFTS}
     orders: list[Order] = []
     gaps: list[Gap] = []
     for draft in given:
-        if fhir.type_of(draft) == "Medication":
+        if fhir.type_of(draft) in BESIDE_DRAFTS:
             continue
         if patient_id is not None and fhir.names_patient(draft, patient_id) is False:
             gaps.append(Gap("other-patient", fhir.type_of(draft) or "unknown", fhir.reference_of(draft)))
             continue
         try:
-            for item in read_draft(draft, as_of, supporting):
+            for item in read_draft(draft, as_of, supporting, patient_id):
                 if isinstance(item, Order):
                     orders.append(item)
                 else:

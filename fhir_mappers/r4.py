@@ -192,6 +192,7 @@ class Series(Part, frozen=True):
     modality: Concept = Concept()
     description: str | None = None
     body_site: Concept | None = None
+    laterality: Concept | None = None
     endpoint: list[Reference] = []
     instance: list[SeriesInstance] = []
 

@@ -19,8 +19,10 @@ from fhir_mappers.events import read_allergy, read_condition, read_medication, r
 from fhir_mappers.genomics import is_genomic, read_genes, significances, with_significance
 from fhir_mappers.imaging import DicomFrame, decode_film
 from fhir_mappers.labs import read_observation, settle
+from fhir_mappers.nodules import is_nodule, read_nodule
 from fhir_mappers.orders import read_drafts, read_service_request
 from fhir_mappers.people import current_encounter, identifiers, read_person
+from fhir_mappers.questions import KIND as FORM
 from fhir_mappers.record import (
     Allergy,
     Coded,
@@ -29,6 +31,7 @@ from fhir_mappers.record import (
     GeneResult,
     Image,
     Lab,
+    Nodule,
     Order,
     PatientRecord,
     Person,
@@ -41,7 +44,7 @@ from fhir_mappers.studies import read_report, read_study
 SUPPORTING = frozenset({"Medication", "Endpoint", "Location"})
 """Types that belong to no patient and are read only where a patient's resource refers to them."""
 
-Item = Lab | Coded | Event | Allergy | Order | Study | Report | GeneResult | Gap
+Item = Lab | Coded | Event | Allergy | Order | Study | Report | Nodule | GeneResult | Gap
 
 
 def read_record(
@@ -69,7 +72,8 @@ def read_record(
     items: list[Item] = []
     for resource in mine:
         items += _read(resource, person, as_of, supporting)
-    orders, missed = read_drafts(drafts, as_of, patient_id)
+    forms = [r for r in mine if fhir.type_of(r) == FORM]
+    orders, missed = read_drafts(drafts, as_of, patient_id, forms)
     drafted = {o.ref for o in orders}
     orders += [o for o in _of(Order, items) if o.ref not in drafted]
     gaps += [*missed, *_of(Gap, items)]
@@ -91,6 +95,7 @@ def read_record(
         studies=newest_first(studies, "started"),
         images=newest_first(images, "at"),
         reports=newest_first(_of(Report, items), "at"),
+        nodules=newest_first(_of(Nodule, items), "at"),
         genes=newest_first(genes, "at"),
         encounter=encounter,
         gaps=tuple(sorted(gaps, key=lambda g: (g.code, g.subject, g.reference))),
@@ -138,7 +143,7 @@ def _select(
             gaps.append(Gap("malformed", "unknown", "unknown"))
             continue
         if kind not in SUPPORTING and not fhir.names_patient(resource, patient_id):
-            known = kind in READERS or kind in ("Patient", "Encounter")
+            known = kind in READERS or kind in ("Patient", "Encounter", FORM)
             gaps.append(Gap("other-patient" if known else "not-read", kind, fhir.reference_of(resource)))
             continue
         if not id_:
@@ -187,7 +192,9 @@ Reader = Callable[[fhir.Resource, Person, datetime, Mapping[str, fhir.Resource]]
 def _observation(
     resource: fhir.Resource, person: Person, as_of: datetime, _: Mapping[str, fhir.Resource]
 ) -> Iterable[Item]:
-    return read_genes(resource, as_of) if is_genomic(resource) else read_observation(resource, person, as_of)
+    if is_genomic(resource):
+        return read_genes(resource, as_of)
+    return read_nodule(resource, as_of) if is_nodule(resource) else read_observation(resource, person, as_of)
 
 
 def _report(
@@ -224,7 +231,7 @@ def _read(
     resource: fhir.Resource, person: Person, as_of: datetime, supporting: Mapping[str, fhir.Resource]
 ) -> list[Item]:
     kind = fhir.type_of(resource)
-    if kind in ("Patient", "Encounter"):
+    if kind in ("Patient", "Encounter", FORM):
         return []
     reader = READERS.get(kind)
     if reader is None:

@@ -11,8 +11,29 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from fhir_mappers.radiology import Image, ImagingOrder, Instance, Nodule, Report, Study
+
+__all__ = [
+    "Allergy",
+    "Answer",
+    "Coded",
+    "Encounter",
+    "Event",
+    "Gap",
+    "GeneResult",
+    "Image",
+    "ImagingOrder",
+    "Instance",
+    "Lab",
+    "Nodule",
+    "Order",
+    "PatientRecord",
+    "Person",
+    "Report",
+    "Source",
+    "Study",
+    "newest_first",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +120,7 @@ class Event:
     codes      (system, code) as recorded; `text` is the record's own wording, to be escaped where shown
     start      onset, authored or performed; None where not recorded
     active     still true at `as_of`
+    category   codes of a procedure's category, e.g. SNOMED CT 387713003, surgical procedure
     """
 
     kind: Literal["condition", "medication", "procedure"]
@@ -110,6 +132,7 @@ class Event:
     source: Source
     status: str = ""
     dose: str = ""
+    category: frozenset[str] = frozenset()
     resource: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The whole resource, kept only for medications: an update suggestion must carry it entire."""
 
@@ -129,6 +152,9 @@ class Allergy:
     source: Source
 
 
+Answer = bool | float | str | tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """A ServiceRequest or MedicationRequest, existing or still a draft in the EHR.
@@ -137,6 +163,7 @@ class Order:
     kind       imaging | laboratory | medication | other
     imaging    the row of tables/imaging_orders.csv for an imaging order, else None
     concepts   drug classes for a medication order
+    answers    what was answered at order entry: linkId -> yes/no, number, text or (system, code)
     resource   the whole resource: suggestions that update an order must send it entire
     """
 
@@ -151,84 +178,8 @@ class Order:
     status: str
     authored: datetime | None
     source: Source
+    answers: Mapping[str, Answer] = field(default_factory=dict, hash=False)
     resource: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ImagingOrder:
-    """One row of tables/imaging_orders.csv.
-
-    contrast  none, iodinated_iv, gadolinium_iv, none_or_unknown, radionuclide
-    """
-
-    loinc: str
-    modality: str
-    region: str
-    contrast: str
-    ionising: bool
-    duplicate_group: str
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One image of a study that DICOMweb can be asked for."""
-
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-    sop_class: str
-    modality: str
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """An ImagingStudy: what was taken and when; `endpoints` are DICOMweb addresses it names, not yet trusted."""
-
-    uid: str
-    started: datetime | None
-    modalities: frozenset[str]
-    description: str
-    body_sites: tuple[str, ...]
-    instances: tuple[Instance, ...]
-    endpoints: tuple[str, ...]
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One film in its true grey scale.
-
-    pixels      (H, W) float32; bright is dense (MONOCHROME1 inverted), after rescale and VOI LUT, in [0, 1]
-    view        PA | AP | LATERAL | unknown
-    spacing_mm  row and column spacing where the header gives one, else None
-    at          when it was acquired (study start where the header has no acquisition time)
-    """
-
-    pixels: NDArray[np.float32] = field(repr=False)
-    view: str
-    at: datetime
-    sop_uid: str
-    study_uid: str
-    source: Source
-    modality: str = "DX"
-    spacing_mm: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A DiagnosticReport of radiology; `conclusion` is the record's own text, to be escaped where shown."""
-
-    codes: tuple[tuple[str, str], ...]
-    status: str
-    at: datetime | None
-    conclusion: str
-    study_refs: tuple[str, ...]
-    source: Source
-
-    @property
-    def final(self) -> bool:
-        return self.status in ("final", "amended", "corrected", "appended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +262,7 @@ class PatientRecord:
     studies: tuple[Study, ...] = ()
     images: tuple[Image, ...] = ()
     reports: tuple[Report, ...] = ()
+    nodules: tuple[Nodule, ...] = ()
     genes: tuple[GeneResult, ...] = ()
     encounter: Encounter | None = None
     gaps: tuple[Gap, ...] = ()

@@ -28,6 +28,14 @@ _RADIOLOGY = frozenset({"RAD", "RX", "XRC", "CT", "NMR", "CUS", "RUS", "VUS", "O
 """v2-0074 diagnostic service sections of radiology, and LOINC's part code for it."""
 
 
+_SIDES = {
+    # SNOMED CT qualifiers and the letters of DICOM (0020,0060)
+    **dict.fromkeys(("7771000", "L"), ("left",)),
+    **dict.fromkeys(("24028007", "R"), ("right",)),
+    **dict.fromkeys(("51440002", "B"), ("left", "right")),
+}
+
+
 def read_study(
     resource: fhir.Resource, as_of: datetime, supporting: Mapping[str, fhir.Resource]
 ) -> Iterator[Study | Gap]:
@@ -55,7 +63,22 @@ def read_study(
             instances=tuple(_instances(uid, study.series)),
             endpoints=tuple(dict.fromkeys(_endpoints(resource, study, supporting))),
             source=fhir.source_of(resource),
+            codes=tuple(code for c in study.procedure_code for code in c.codes),
+            sides=sides(c for s in study.series for c in _laterality(s)),
+            complete=study.status == "available",
         )
+
+
+def sides(codes: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """left and right, as far as these codes of a side say; both for bilateral."""
+    return frozenset(side for _, code in codes for side in _SIDES.get(code, ()))
+
+
+def _laterality(series: r4.Series) -> fhir.Codes:
+    return (
+        *(series.laterality.codes if series.laterality else ()),
+        *(series.body_site.codes if series.body_site else ()),
+    )
 
 
 def _modalities(study: r4.ImagingStudy) -> list[r4.Concept]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from datetime import timedelta
 from importlib import resources
 
 import pytest
@@ -22,7 +23,9 @@ from fhir_mappers.codes import (
     find_imaging_order,
     find_lab,
     gene_symbol,
+    imaging_orders,
     lab_codes,
+    nodule_terms,
 )
 from fhir_mappers.units import UnknownUnit, normalise_unit
 
@@ -200,3 +203,16 @@ def test_gene_ids_are_well_formed_and_give_one_symbol_each() -> None:
 def test_every_duration_in_the_tables_can_be_read() -> None:
     assert codes._duration("PT8H") is not None
     assert all(row.stale_outpatient is None or row.stale_outpatient.days >= 0 for row in lab_codes().values())
+
+
+def test_the_windows_of_a_repeated_study_are_the_tables_in_hospital_and_outside() -> None:
+    film, angiogram = imaging_orders()["36643-5"], imaging_orders()["36147-7"]
+    assert (film.window_acute, film.window_outpatient) == (timedelta(hours=12), timedelta(hours=24))
+    assert (angiogram.window_acute, angiogram.window_outpatient) == (timedelta(hours=72), timedelta(hours=168))
+
+
+def test_a_nodule_code_means_something_in_its_own_role_only() -> None:
+    radlex = (("http://radlex.org", "RID50152"),)
+    assert nodule_terms(radlex, "attenuation") == {"part_solid"}
+    assert nodule_terms(radlex, "size") == frozenset()
+    assert nodule_terms((("http://snomed.info/sct", "39607008"),), "finding") == frozenset()

@@ -204,6 +204,15 @@ def test_a_procedure_done_or_under_way_is_read(status: str, active: bool) -> Non
     assert "dialysis" in event.concepts
 
 
+def test_a_procedure_keeps_the_codes_of_its_category() -> None:
+    resource = {"resourceType": "Procedure", "id": "x", "status": "completed", "code": concept((SNOMED, "80146002"))}
+    (event,) = (i for i in read_procedure(resource, AS_OF) if isinstance(i, Event))
+    assert event.category == frozenset()
+    surgical = resource | {"category": concept((SNOMED, "387713003"))}
+    (event,) = (i for i in read_procedure(surgical, AS_OF) if isinstance(i, Event))
+    assert event.category == {"387713003"}
+
+
 def test_a_procedure_that_was_not_done_is_not_read() -> None:
     (gap,) = read_procedure({"resourceType": "Procedure", "id": "x", "status": "not-done"}, AS_OF)
     assert isinstance(gap, Gap)

@@ -181,3 +181,15 @@ def test_a_preliminary_report_is_read_and_is_not_final() -> None:
     (read,) = report(status="preliminary", category=[])
     assert isinstance(read, Report)
     assert not read.final
+
+
+def test_a_study_says_what_was_done_on_which_side_and_whether_it_is_complete() -> None:
+    duplex = {"coding": [{"system": "http://loinc.org", "code": "30881-7"}]}
+    left = {"system": "http://snomed.info/sct", "code": "7771000"}
+    series = [{"uid": "1.2.3.1", "modality": {"code": "US"}, "laterality": left, "instance": []}]
+    found = study(procedureCode=[duplex], series=series, status="registered")
+    assert (found.codes, found.sides) == ((("http://loinc.org", "30881-7"),), {"left"})
+    assert not found.complete
+    both = [{**series[0], "laterality": {"system": "http://snomed.info/sct", "code": "51440002"}}]
+    assert study(series=both).sides == {"left", "right"}
+    assert (study().sides, study().complete) == (frozenset(), True)
