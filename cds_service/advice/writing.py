@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from cds_service.cards import DETAIL_LIMIT, SUMMARY_LIMIT, Card, CardError, Coding, Indicator, Link, Source, Suggestion
 from cds_service.evidence import Shortfall
@@ -235,8 +236,13 @@ def card(
     detail: str,
     suggestions: Sequence[Suggestion] = (),
     reasons: tuple[Coding, ...] = (),
+    choose: Literal["at-most-one", "any"] = "any",
+    more_links: Sequence[Link] = (),
 ) -> Card:
-    """A card of these rules: source, topic and guideline links come from the manifest."""
+    """A card of these rules: source, topic and guideline links come from the manifest.
+
+    choose  `at-most-one` where the suggestions are alternatives, `any` where each stands for itself
+    """
     used = [service.rules[name] for name in rules]
     citations = "; ".join(dict.fromkeys(r.citation for r in used))
     links = {r.url: Link(f"Guideline: {r.citation}", r.url, "absolute") for r in used}
@@ -246,8 +252,8 @@ def card(
         source=Source(citations, used[0].url, topic=Coding(service.id, TOPIC, service.title)),
         detail=detail,
         suggestions=tuple(suggestions),
-        selection_behavior="any" if suggestions else None,
+        selection_behavior=choose if suggestions else None,
         override_reasons=reasons,
-        links=tuple(links.values()),
+        links=(*links.values(), *more_links),
         uuid=uuid,
     )
