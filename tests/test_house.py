@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cds_service.manifest import Service
+from cds_service.settings import documented
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cds_service", "fhir_mappers", "models")
 ALLOWED = {
@@ -89,3 +92,16 @@ def test_nothing_tracked_is_data_a_pickle_or_larger_than_it_may_be() -> None:
         if name.endswith(".safetensors"):
             weights += (ROOT / name).stat().st_size
     assert weights <= 25e6
+
+
+def test_every_setting_is_documented_as_the_code_reads_it() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    for variable, default, meaning in documented():
+        assert f"| `{variable}` | `{default}` | {meaning} |" in text
+
+
+def test_every_manifest_key_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    plain = {"id", "title", "description", "advice", "version", "usage_requirements"}
+    for key in set(Service.__struct_fields__) - plain:
+        assert f"`{key}`" in text, f"docs/operations.md does not say what the manifest key {key} means"
