@@ -11,7 +11,7 @@ PORT ?= 8080
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 
-.PHONY: demo test lint types unit install install-test debian-packages fhir-server docs clean
+.PHONY: demo test lint types unit install install-test debian-packages node-packages clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/pip:
@@ -38,10 +38,11 @@ debian-packages:
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	[ -z "$$missing" ] || { $(APT) update -q && $(APT) install -y -q --no-install-recommends $$missing; }
 
-tests/servers/fhir/node_modules: tests/servers/fhir/package-lock.json | debian-packages
-	cd tests/servers/fhir && npm ci --ignore-scripts --no-audit --no-fund --silent
+NODE_MODULES := $(patsubst %/package-lock.json,%/node_modules,$(wildcard tests/servers/*/package-lock.json))
+tests/servers/%/node_modules: tests/servers/%/package-lock.json | debian-packages
+	cd tests/servers/$* && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
-fhir-server: tests/servers/fhir/node_modules
+node-packages: $(NODE_MODULES)
 
 lint: install-test
 	$(BIN)/ruff check .
@@ -50,11 +51,11 @@ lint: install-test
 types: install-test
 	$(BIN)/mypy
 
-unit: install-test debian-packages fhir-server
+unit: install-test debian-packages node-packages
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=json:$(VENV)/coverage.json
 	$(BIN)/python tests/coverage_floor.py $(VENV)/coverage.json
 
 test: lint types unit
 
 clean:
-	rm -rf $(VENV) tests/servers/fhir/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(NODE_MODULES) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
