@@ -18,9 +18,10 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
+from cds_service.admission import Admission
 from cds_service.advice import load_advice
 from cds_service.cards import to_json
-from cds_service.consult import consult
+from cds_service.consult import Means, consult
 from cds_service.deadline import Deadline
 from cds_service.errors import (
     BadRequest,
@@ -69,7 +70,9 @@ class House:
     feedback: FeedbackStore
     tokens: SeenTokens
     verifier: Verifier
+    admission: Admission
     clock: Clock
+    means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
 
     def verify(self) -> Client:
@@ -89,12 +92,14 @@ class House:
         return {
             "not_draining": not self.draining.is_set(),
             "models": all(name in self.engines for name in self.services.models()),
+            "models_well": all(self.means.thinking.well(name) for name in self.services.models()),
             "tokens_writable": self.tokens.writable(),
             "feedback_writable": self.feedback.writable(),
         }
 
     def close(self) -> None:
         self.fetcher.close()
+        self.means.close()
         self.tokens.close()
 
 
@@ -135,10 +140,15 @@ def create_app(
         feedback=feedback,
         tokens=tokens,
         verifier=Verifier(clients, settings, tokens, KeySets(clients.all, fetcher.transport)),
+        admission=Admission(
+            settings.threads, len({_tenant(c) for c in clients.all}), float(settings.client_points_per_s)
+        ),
         clock=clock or now,
     )
     for service in house.services.on:
         load_advice(service.advice)
+    if settings.profile == "research_imaging":
+        house.means.decoders.warm()
     if settings.jwt == "off":
         log.warning("CALLERS ARE NOT CHECKED: anyone who reaches this port is answered (ORDERSIGHT_JWT=off)")
     else:
@@ -187,15 +197,18 @@ def _add_routes(app: Flask, house: House) -> None:
         if hook.hook not in service.hooks:
             raise BadRequest("`hook` is not one this service answers", expression="hook")
         client = house.client_of(caller, hook)
-        cards = consult(
-            service,
-            hook,
-            Deadline(request.environ["ordersight.started"] + service.budget_s(hook.hook)),
-            fhir=house.fetcher.for_request(hook, client),
-            engine=_engine(house, service),
-            profile=house.settings.profile,
-            base_url=house.settings.base_url,
-        )
+        deadline = Deadline(request.environ["ordersight.started"] + service.budget_s(hook.hook))
+        with house.admission.call(_tenant(client), hook.hook, deadline):
+            cards = consult(
+                service,
+                hook,
+                deadline,
+                fhir=house.fetcher.for_request(hook, client),
+                engine=_engine(house, service),
+                means=house.means,
+                profile=house.settings.profile,
+                base_url=house.settings.base_url,
+            )
         house.feedback.shown(cards, service, hook.hook_instance, _tenant(caller), hook.received_at)
         return Response(to_json(cards), content_type="application/json")
 

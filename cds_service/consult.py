@@ -1,20 +1,25 @@
-"""`consult`: one request from evidence to cards, and the line it leaves in the log."""
+"""`consult`: one request from evidence to cards, and the line it leaves in the log.
+
+What there is no time for is given up in a fixed order (`cds_service.thinking`), and said.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cds_service.advice import load_advice
 from cds_service.cards import Card
 from cds_service.deadline import Deadline
+from cds_service.decoding import Decoders
 from cds_service.errors import MissingEvidence
-from cds_service.evidence import Evidence, Fetcher, Reason, Shortfall, gather, plan_evidence
+from cds_service.evidence import Evidence, Fetcher, Shortfall, gather, plan_evidence
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
+from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking
 from fhir_mappers.read import read_orders, read_record
 from fhir_mappers.record import PatientRecord
 from fhir_mappers.tensors import to_fusion_input
@@ -22,6 +27,9 @@ from models.contract import Assessment, Assessor, FusionInput, without
 from models.serving import EngineBusy, EngineTimeout
 
 log = logging.getLogger("cds_service.consult")
+
+GRACE_S = 0.25
+"""How late rules may still begin. They take milliseconds, and a card a little late is better than none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,17 @@ class Stages:
         self.started = now
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all consultations of a process share besides the servers they read."""
+
+    decoders: Decoders = field(default_factory=Decoders)
+    thinking: Thinking = field(default_factory=Thinking)
+
+    def close(self) -> None:
+        self.decoders.close()
+
+
 def consult(
     service: Service,
     request: HookRequest,
@@ -69,17 +88,19 @@ def consult(
     *,
     fhir: Fetcher,
     engine: Assessor | None,
+    means: Means,
     profile: Profile = "non_device",
     base_url: str = "",
 ) -> list[Card]:
     """Answer one hook call of one service.
 
-    Raises MissingEvidence when required evidence was neither sent nor reachable in time. A model that is busy
-    or late costs the estimate, never the cards that rest on rules alone.
+    Raises MissingEvidence when required evidence was neither sent nor reachable in time. A model that is busy, late or
+    broken costs the estimate, never the cards that rest on rules alone. Where there is no time even for rules the
+    answer is empty, and the log says so.
     """
     stages = Stages()
     if not service.concerns(request.hook, read_orders(request.drafts(), request.received_at)):
-        audit(service, request, None, [], stages)
+        audit(Line(service, request, stages))
         return []
     plan = plan_evidence(service, request)
     if profile == "non_device":
@@ -87,22 +108,29 @@ def consult(
     evidence = gather(plan, fhir, deadline.leaving(service.thinking_s))
     stages.done("evidence")
     require(service, evidence)
-    record = read_record(
-        evidence.resources,
-        evidence.dicom,
-        as_of=request.received_at,
-        patient_id=request.context.patient_id,
-        drafts=request.drafts(),
-    )
-    stages.done("record")
-    assessment, shortfalls, used = _assess(service, record, engine, deadline, profile)
+    with means.decoders.native(evidence.dicom, deadline.leaving(service.thinking_s / 2)) as films:
+        stages.done("films")
+        record = read_record(
+            evidence.resources,
+            films.files,
+            as_of=request.received_at,
+            patient_id=request.context.patient_id,
+            drafts=request.drafts(),
+        )
+        stages.done("record")
+        thought = _think(service, record, engine, deadline, profile, means.thinking)
     stages.done("model")
-    case = Case(
-        service, request, record, assessment, (*evidence.shortfalls, *shortfalls), profile, base_url.rstrip("/"), used
-    )
-    cards = load_advice(service.advice)(case)
+    missing = (*evidence.shortfalls, *films.shortfalls, *thought.shortfalls)
+    cards: list[Card] = []
+    if deadline.late_by() > GRACE_S:
+        missing = (*missing, Shortfall("rules", "no-time"))
+    else:
+        advise = load_advice(service.advice)
+        cards = advise(
+            Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
+        )
     stages.done("advice")
-    audit(service, request, evidence, cards, stages, assessment)
+    audit(Line(service, request, stages, missing, thought.assessment), cards)
     return cards
 
 
@@ -126,51 +154,68 @@ def require(service: Service, evidence: Evidence) -> None:
         )
 
 
-def _assess(
-    service: Service, record: PatientRecord, engine: Assessor | None, deadline: Deadline, profile: Profile
-) -> tuple[Assessment | None, tuple[Shortfall, ...], Mapping[str, tuple[str, ...]]]:
+@dataclass(frozen=True, slots=True)
+class _Thought:
+    """The model's part: an assessment or none, what it left out, and what went in."""
+
+    assessment: Assessment | None = None
+    shortfalls: tuple[Shortfall, ...] = ()
+    used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _think(
+    service: Service,
+    record: PatientRecord,
+    engine: Assessor | None,
+    deadline: Deadline,
+    profile: Profile,
+    thinking: Thinking,
+) -> _Thought:
     if service.model is None:
-        return None, (), {}
+        return _Thought()
     if engine is None:
-        return None, (Shortfall("model", "unreachable"),), {}
-    # A service may name targets of several models it can run on; this model answers those it was trained for.
-    targets = tuple(name for name in service.targets if name in engine.spec.target_names())
-    if service.targets and not targets:
-        return None, (), {}
+        return _Thought(None, (Shortfall("model", "unreachable"),))
     inputs: FusionInput = to_fusion_input(record, engine.spec)
     if profile == "non_device":
         # Output that rests on an image is device-class software: off unless the site has switched it on.
         inputs = without(inputs, "imaging")
     try:
-        assessment = engine.assess(inputs, timeout=deadline.remaining(), targets=targets or None)
-    except (EngineBusy, EngineTimeout) as error:
-        reason: Reason = "busy" if isinstance(error, EngineBusy) else "timeout"
-        return None, (Shortfall("model", reason),), {}
-    return assessment, (), inputs.used
+        assessment, depth = thinking.assess(service.model, engine, inputs, deadline, service.targets or None)
+    except EngineBusy:
+        return _Thought(None, (Shortfall("model", "busy"),))
+    except EngineTimeout:
+        return _Thought(None, (Shortfall("model", "timeout"),))
+    except ModelFailed:
+        return _Thought(None, (Shortfall("model", "failed"),))
+    return _Thought(assessment, tuple(Shortfall(step, "no-time") for step in LEFT_OUT[depth]), inputs.used)
 
 
-def audit(
-    service: Service,
-    request: HookRequest,
-    evidence: Evidence | None,
-    cards: list[Card],
-    stages: Stages,
-    assessment: Assessment | None = None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the log says of one consultation."""
+
+    service: Service
+    request: HookRequest
+    stages: Stages
+    shortfalls: tuple[Shortfall, ...] = ()
+    assessment: Assessment | None = None
+
+
+def audit(line: Line, cards: Sequence[Card] = ()) -> None:
     """One line per consultation: nothing in it identifies a patient."""
     log.info(
         "consultation",
         extra={
             "fields": {
-                "hookInstance": request.hook_instance,
-                "hook": request.hook,
-                "service": service.id,
-                "version": service.version,
-                "model": assessment.model if assessment else None,
-                "missing": sorted({f"{s.key}:{s.reason}" for s in evidence.shortfalls}) if evidence else [],
-                "foreignDrafts": request.foreign_drafts,
+                "hookInstance": line.request.hook_instance,
+                "hook": line.request.hook,
+                "service": line.service.id,
+                "version": line.service.version,
+                "model": line.assessment.model if line.assessment else None,
+                "missing": sorted({f"{s.key}:{s.reason}" for s in line.shortfalls}),
+                "foreignDrafts": line.request.foreign_drafts,
                 "cards": [c.indicator for c in cards],
-                "ms": stages.ms,
+                "ms": line.stages.ms,
             }
         },
     )

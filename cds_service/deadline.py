@@ -24,6 +24,10 @@ class Deadline:
         """Seconds left, never negative."""
         return max(0.0, self.at - self._clock())
 
+    def late_by(self) -> float:
+        """Seconds since it passed, 0 before."""
+        return max(0.0, self._clock() - self.at)
+
     @property
     def passed(self) -> bool:
         return self._clock() >= self.at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 
+from cds_service.state.errors import StateUnavailable
 from models.serving import EngineBusy, EngineTimeout
 
 
@@ -81,6 +82,16 @@ class Unavailable(ServiceError):
     issue = "transient"
 
 
+class Throttled(ServiceError):
+    """This client makes more calls than it may; others are answered."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    issue = "throttled"
+
+    def __init__(self, diagnostics: str, retry_after_s: int) -> None:
+        super().__init__(diagnostics, retry_after_s=retry_after_s)
+
+
 def service_error(error: Exception) -> ServiceError:
     """The ServiceError behind any exception: errors of the packages below get their HTTP answer here."""
     if isinstance(error, ServiceError):
@@ -89,6 +100,8 @@ def service_error(error: Exception) -> ServiceError:
         return Unavailable("the model has no room for this call", retry_after_s=1)
     if isinstance(error, EngineTimeout):
         return Unavailable("the model did not answer in the time left", retry_after_s=1)
+    if isinstance(error, StateUnavailable):
+        return Unavailable("what must be kept cannot be kept at the moment", retry_after_s=5)
     return ServiceError("an internal error occurred; the log has it under this hook instance")
 
 

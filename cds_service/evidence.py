@@ -35,12 +35,17 @@ Reason = Literal[
     "not-allowed",  # a server that is not registered for this client
     "truncated",  # only part of it came: more pages than we read, or a later page that failed
     "busy",  # our own model had no room
+    "failed",  # our own model raised, or answered no number
+    "no-time",  # it was there, and there was no time or room left to use it
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """Evidence we asked for and could not get. `key` is the prefetch key, `films` for pixels, `model` for the model."""
+    """Evidence we asked for and could not get. `key` is the prefetch key, `films` for pixels, `model` for the model.
+
+    `explanation`, `ranking` and `fusion` are parts of an assessment there was no time for.
+    """
 
     key: str
     reason: Reason

@@ -70,7 +70,10 @@ class EvidenceItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule as an administrator sees it: switch, tier, source, owner, when it must be reviewed."""
+    """One rule as an administrator sees it: switch, tier, source, owner, when it must be reviewed.
+
+    text  the rule in one sentence, as the evidence page shows it
+    """
 
     tier: Indicator
     citation: str
@@ -79,6 +82,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     review_by: date
     version: int = 1
     on: bool = True
+    text: str = ""
 
 
 class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,6 +206,10 @@ class Services:
             if service.id == id_:
                 return service
         raise UnknownService("there is no such service here")
+
+    def shortest_budget_s(self, id_: str) -> float:
+        """The least time any hook of a service has; 0.5 for a service that is not there."""
+        return next((min(map(s.budget_s, s.hooks)) for s in self.on if s.id == id_), 0.5)
 
     def discovery(self) -> dict[str, Any]:
         return {"services": [entry for service in self.on for entry in service.discovery()]}

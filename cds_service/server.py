@@ -25,7 +25,8 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
 from cds_service.app import House, cors_headers
-from cds_service.errors import BadRequest, ServiceError, TooLarge, operation_outcome
+from cds_service.errors import BadRequest, ServiceError, TooLarge, Unavailable, operation_outcome
+from cds_service.lanes import Lanes, Overloaded
 from cds_service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,15 @@ class _Task(WSGITask):  # type: ignore[misc]
 
 
 class _Refusal(ErrorTask):  # type: ignore[misc]
-    """What waitress itself refuses, as an OperationOutcome."""
+    """What waitress itself refuses, and what we turn away before a thread takes it, as an OperationOutcome."""
 
     def execute(self) -> None:
         code = self.request.error.code
         error: ServiceError
-        if code == 413:
+        if isinstance(self.request.error, Overloaded):
+            error = Unavailable("more calls are waiting than can be answered in time")
+            self.response_headers.append(("Retry-After", str(self.request.error.retry_after_s)))
+        elif code == 413:
             error = TooLarge("the body is larger than this service reads")
         elif code >= 500:
             error = ServiceError("the request cannot be answered")
@@ -144,11 +148,12 @@ class Server:
         self._stopped.clear()
         sockets: dict[int, Any] = {}
         limit = self.settings.max_body_bytes + 1
+        house: House = app.extensions["ordersight"]
         self._waitress = waitress = create_server(
             app,
             map=sockets,
             sockets=[self._socket],
-            threads=self.settings.threads,
+            _dispatcher=Lanes(house.admission, house.services.shortest_budget_s),
             connection_limit=1000,
             channel_timeout=15,
             cleanup_interval=5,
@@ -162,7 +167,6 @@ class Server:
         )
         waitress.channel_class = _Channel
         waitress.settings = self.settings
-        house: House = app.extensions["ordersight"]
         log.info("serving", extra={"fields": {"port": self.settings.port}})
         try:
             while not self._stopping.is_set():

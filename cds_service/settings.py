@@ -129,6 +129,9 @@ class Settings:
     fhir_in_flight: int = _setting(_whole(1, 256), "reads under way at one FHIR server", 16)
     dicomweb_in_flight: int = _setting(_whole(1, 256), "reads under way at one DICOMweb archive", 8)
     threads: int = _setting(_whole(1, 256), "calls answered at the same time", 32)
+    client_points_per_s: int = _setting(
+        _whole(1, 1_000_000), "what one client may use: order-sign costs 5, order-select 3, most hooks 1", 1000
+    )
     drain_s: int = _setting(_whole(0, 300), "seconds a stopping server gives calls under way", 25)
 
     def __post_init__(self) -> None:

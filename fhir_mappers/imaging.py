@@ -19,7 +19,7 @@ from fhir_mappers.pixels import LARGEST_PIXELS, SYNTAXES, BadPixels, Grid, unpac
 from fhir_mappers.record import Gap, Image, Source
 from fhir_mappers.studies import FILM_CLASSES, FILM_MODALITIES, choose_films
 
-__all__ = ["BadDicom", "DicomFrame", "FileFrame", "choose_films", "decode_film", "read_dicom_file"]
+__all__ = ["BadDicom", "DicomFrame", "FileFrame", "choose_films", "decode_film", "grid_to_decode", "read_dicom_file"]
 
 Scale = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -61,7 +61,7 @@ def decode_film(frame: DicomFrame, started: datetime | None, patient_ids: Set[st
         if at is None:
             raise _Refused("no-time", "film")
         values = unpack(frame.frame, frame.transfer_syntax, grid)
-        pixels = _grey_table(header, grid)[values + (1 << (grid.stored - 1)) if grid.signed else values]
+        pixels = _looked_up(_grey_table(header, grid), values)
     except _Refused as refused:
         return Gap(refused.code, refused.subject, frame.reference)
     except BadPixels:
@@ -76,6 +76,26 @@ def decode_film(frame: DicomFrame, started: datetime | None, patient_ids: Set[st
         modality=header.text("00080060"),
         spacing_mm=_spacing(header),
     )
+
+
+def grid_to_decode(frame: DicomFrame) -> Grid | None:
+    """The size of the image to decode, or None for one that `decode_film` refuses by its header alone."""
+    header = Header(frame.metadata)
+    try:
+        _check_kind(frame, header)
+        return _grid(header)
+    except _Refused:
+        return None
+
+
+def _looked_up(table: NDArray[np.float32], values: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """`table[values]`, some rows at a time: numpy makes every index 8 bytes wide, half a gigabyte for 64 megapixels."""
+    out = np.empty(values.shape, np.float32)
+    step = max(1, 1_000_000 // values.shape[1])
+    for row in range(0, len(values), step):
+        # All values are in the table; "clip" is only faster than looking.
+        np.take(table, values[row : row + step], out=out[row : row + step], mode="clip")
+    return out
 
 
 def _check_identity(frame: DicomFrame, header: Header, patient_ids: Set[str]) -> None:

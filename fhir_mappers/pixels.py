@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 LARGEST_PIXELS = 64_000_000
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
-NATIVE_LE = frozenset({IMPLICIT_LE, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.1.99"})
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+NATIVE_LE = frozenset({IMPLICIT_LE, EXPLICIT_LE, "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.1.99"})
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
+UNCOMPRESSED = NATIVE_LE | {BIG_ENDIAN}
 RLE = "1.2.840.10008.1.2.5"
 JPEG = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
 JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
 JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 HTJ2K = frozenset({"1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"})
-SYNTAXES = NATIVE_LE | {BIG_ENDIAN, RLE} | JPEG | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | HTJ2K
+SYNTAXES = UNCOMPRESSED | {RLE} | JPEG | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | HTJ2K
 
 
 class BadPixels(ValueError):
@@ -49,29 +51,37 @@ class Grid:
         return self.rows * self.columns
 
 
-def unpack(frame: bytes, syntax: str, grid: Grid) -> NDArray[np.int32] | NDArray[np.uint16]:
-    """Decode a frame to its stored values, (rows, columns). Raises BadPixels.
+def unpack(frame: bytes, syntax: str, grid: Grid) -> NDArray[np.uint16]:
+    """Decode a frame to its stored values, (rows, columns), counted from the lowest one. Raises BadPixels.
 
-    Bits above the stored ones (old overlays) are cut off; signed values are extended from the stored sign bit.
+    The lowest stored value is 0, or for signed values -2 ** (stored - 1). Bits above the stored ones (old overlays)
+    are cut off.
     """
-    if syntax in NATIVE_LE or syntax == BIG_ENDIAN:
-        values = _native(frame, grid, ">" if syntax == BIG_ENDIAN else "<")
-    elif syntax == RLE:
-        values = _run_length(frame, grid)
-    elif syntax in SYNTAXES:
-        values = _codestream(frame, syntax, grid)
-    else:
-        raise BadPixels("transfer syntax not read here")
-    return _stored(values, grid)
-
-
-def _stored(values: NDArray[Any], grid: Grid) -> NDArray[np.int32] | NDArray[np.uint16]:
+    values = _decoded(frame, syntax, grid)
     mask = (1 << grid.stored) - 1
-    bits = values.astype(np.int32) & mask if grid.signed or values.dtype.kind == "i" else values & mask
-    if grid.signed:
-        sign = 1 << (grid.stored - 1)
-        return (bits ^ sign) - sign
-    return bits.astype(np.uint16)
+    if values.dtype.kind == "i" or grid.stored < 8 * values.dtype.itemsize:
+        # Cast first: what is wider than 16 bits has been refused, and what is narrower cannot hold the mask.
+        values = values.astype(np.uint16) & np.uint16(mask)
+    return (values ^ np.uint16(1 << (grid.stored - 1)) if grid.signed else values).astype(np.uint16, copy=False)
+
+
+def to_native(frame: bytes, syntax: str, grid: Grid) -> NDArray[Any]:
+    """The same frame as an uncompressed one has it (Explicit VR Little Endian), (rows, columns). Raises BadPixels.
+
+    This is the part that calls decoders, and that a process of its own can do.
+    """
+    values = _decoded(frame, syntax, grid)
+    return values.astype(f"<u{grid.allocated // 8}", copy=False)
+
+
+def _decoded(frame: bytes, syntax: str, grid: Grid) -> NDArray[Any]:
+    if syntax in UNCOMPRESSED:
+        return _native(frame, grid, ">" if syntax == BIG_ENDIAN else "<")
+    if syntax == RLE:
+        return _run_length(frame, grid)
+    if syntax in SYNTAXES:
+        return _codestream(frame, syntax, grid)
+    raise BadPixels("transfer syntax not read here")
 
 
 def _native(frame: bytes, grid: Grid, order: str) -> NDArray[Any]:

@@ -49,6 +49,14 @@ _WHY_MISSING = {
     "not-allowed": "the server is not registered here",
     "truncated": "only part of it arrived",
     "busy": "the model was busy",
+    "failed": "the model failed",
+    "no-time": "there was no time",
+}
+_STEPS = {
+    # What a model in a hurry leaves out (cds_service.thinking), whatever service asked.
+    "explanation": "what moved the estimate",
+    "ranking": "comparison with earlier films",
+    "fusion": "the sources weighed together",
 }
 
 
@@ -168,9 +176,10 @@ def fitting(*candidates: str) -> str:
 
 
 def missing_evidence(shortfalls: Iterable[Shortfall], names: dict[str, str]) -> tuple[str, ...]:
-    """`medication list (did not arrive in time)` for each key of `names` that fell short."""
+    """`medication list (did not arrive in time)` for each key of `names`, or step of the model, that fell short."""
     found = {s.key: s.reason for s in shortfalls}
-    return tuple(f"{name} ({_WHY_MISSING[found[key]]})" for key, name in names.items() if key in found)
+    named = {**names, **_STEPS}
+    return tuple(f"{name} ({_WHY_MISSING[found[key]]})" for key, name in named.items() if key in found)
 
 
 def detail(

@@ -11,7 +11,7 @@ import pytest
 from vignettes import SERVICES, from_vignette, service
 
 from cds_service.cards import Card
-from cds_service.consult import consult
+from cds_service.consult import Means, consult
 from cds_service.deadline import Deadline
 from cds_service.fhir_client import FhirClient
 
@@ -126,6 +126,7 @@ def test_s01_through_the_whole_consultation_gives_the_card_from_prefetch_alone(
             Deadline.after(1.0),
             fhir=client.for_request(request, None),
             engine=None,
+            means=Means(),
         )
     finally:
         client.close()
