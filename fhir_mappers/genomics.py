@@ -13,15 +13,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
-from fhir_mappers import fhir, r4
+from fhir_mappers import fhir, gene_words, r4
 from fhir_mappers.codes import LOINC_SYSTEMS, gene_symbol
 from fhir_mappers.record import Gap, GeneResult, Source
 
 Origin = Literal["germline", "somatic", "unknown"]
-Kind = Literal["variant", "genotype", "haplotype", "phenotype", "presence"]
+Kind = Literal["variant", "genotype", "haplotype", "phenotype", "presence", "activity", "none-found"]
 
 VARIANT, GENOTYPE, HAPLOTYPE = "69548-6", "84413-4", "84414-2"
 GENE, P_HGVS, C_HGVS, SIGNIFICANCE, SOURCE_CLASS = "48018-6", "48005-3", "48004-6", "53037-8", "48002-0"
+CHANGE_TYPE, FUSED_GENES, GENE_FUSION = "48019-4", "95123-6", "SO:0001565"
+"""LOINC: DNA change type, the fused pair of genes; Sequence Ontology: gene_fusion."""
 PHENOTYPES = {"79714-2": "CYP2C19", "79715-9": "CYP2D6", "79716-7": "CYP2C9", "79719-1": "DPYD"}
 HLA = {"50956-2": "HLA-B*57:01", "57979-7": "HLA-B*15:02"}
 THERAPEUTIC, DIAGNOSTIC = "therapeutic-implication", "diagnostic-implication"
@@ -40,6 +42,10 @@ METABOLIZERS = {
 }
 _PRESENT = frozenset({"LA9633-4", "LA6576-8", "LA11882-0", "10828004", "260373001", "POS"})
 _ABSENT = frozenset({"LA9634-2", "LA6577-6", "LA11883-8", "260385009", "260415000", "NEG"})
+_PRESENCE_WORDS = {
+    **dict.fromkeys(("positive", "present", "detected"), "positive"),
+    **dict.fromkeys(("negative", "absent", "not detected"), "negative"),
+}
 _ORIGINS: dict[str, Origin] = {"LA6683-2": "germline", "LA6684-0": "somatic"}
 SIGNIFICANCES = {
     "LA6668-3": "pathogenic",
@@ -60,7 +66,6 @@ _PROTEIN = re.compile(
     rf"(?:.*:)?(?:p\.)?\(?({_RESIDUE}\d+(?:_{_RESIDUE}\d+)?"
     rf"(?:{_RESIDUE}|=|del|dup|(?:del)?ins{_RESIDUE}+|{_RESIDUE}?fs(?:(?:Ter|\*)\d+)?))\)?"
 )
-_STAR = re.compile(r"(?:[A-Z0-9-]+ )?(\*.+)")
 
 
 def is_genomic(resource: fhir.Resource) -> bool:
@@ -99,7 +104,7 @@ def read_genes(resource: fhir.Resource, as_of: datetime) -> Iterator[GeneResult 
         found = [r for r in _results(kind, observation, at, fhir.source_of(resource)) if r.gene and r.value]
         yield from found
         if not found and not (kind == DIAGNOSTIC and significances([resource])):
-            yield Gap("no-value", "genomics", reference)
+            yield Gap("no-value", _subject(kind, observation), reference)
 
 
 def _results(kind: str, observation: r4.Observation, at: datetime | None, source: Source) -> Iterator[GeneResult]:
@@ -110,22 +115,41 @@ def _results(kind: str, observation: r4.Observation, at: datetime | None, source
         return GeneResult(gene, kind, value, origin, at, source, frozenset({f"{gene}:{value}"}))
 
     if kind in PHENOTYPES:
-        yield result(PHENOTYPES[kind], "phenotype", _metabolizer(value))
+        gene = PHENOTYPES[kind]
+        yield result(gene, "phenotype", _phenotype(gene, value) or _phenotype(gene, _in_words(observation)))
+        yield result(gene, "activity", _activity(gene, observation))
     elif kind in HLA:
         answer = "positive" if value.says(*_PRESENT) else "negative" if value.says(*_ABSENT) else ""
-        yield result(HLA[kind], "presence", answer)
+        words = "" if value.codes else (value.text or observation.value_string or "").strip().lower()
+        yield result(HLA[kind], "presence", answer or _PRESENCE_WORDS.get(words, ""))
     elif kind in (GENOTYPE, HAPLOTYPE):
-        star = next((m[1] for text in _written(value) if (m := _STAR.fullmatch(text))), "")
+        written = [*_written(value), *_written(_in_words(observation))]
         for gene in _genes(observation):
-            yield result(gene, "genotype" if kind == GENOTYPE else "haplotype", star)
-            yield result(gene, "phenotype", _effect(observation))
+            alleles = next((d for text in written if (d := gene_words.diplotype(gene, text))), "")
+            yield result(gene, "genotype" if kind == GENOTYPE else "haplotype", alleles)
+            for allele, answer in filter(all, (gene_words.hla_answer(gene, text) for text in written[:1])):
+                yield result(allele, "presence", answer)
+            yield result(gene, "phenotype", _effect(gene, observation))
+            yield result(gene, "activity", _activity(gene, observation))
     elif kind == VARIANT:
-        if not value.says(*_ABSENT):
-            for gene in _genes(observation):
+        for gene in _genes(observation):
+            if not value.says(*_ABSENT):
                 yield _variant(observation, gene, origin, at, source)
+            elif not any(True for code in (P_HGVS, C_HGVS) for _ in _answers(observation, code)):
+                # No variant named: the gene was looked at and nothing was found. No concept, so no model reads it.
+                yield GeneResult(gene, "none-found", "no variant found", origin, at, source)
     elif kind == THERAPEUTIC:
         for gene in _genes(observation):
-            yield result(gene, "phenotype", _effect(observation))
+            yield result(gene, "phenotype", _effect(gene, observation))
+            yield result(gene, "activity", _activity(gene, observation))
+
+
+def _subject(kind: str, observation: r4.Observation) -> str:
+    """What an unreadable result was about: a gene that was tested must not be taken for one that was not."""
+    gene = PHENOTYPES.get(kind) or HLA.get(kind) or ""
+    if kind in (GENOTYPE, HAPLOTYPE, THERAPEUTIC):
+        gene = next(iter(_genes(observation)), "")
+    return f"genomics {gene}".strip()
 
 
 def significances(resources: Iterable[fhir.Resource]) -> dict[str, str]:
@@ -160,14 +184,40 @@ def with_significance(gene: GeneResult, known: Mapping[str, str]) -> GeneResult:
     return replace(gene, significance=said) if said and gene.kind == "variant" and not gene.significance else gene
 
 
-def _effect(observation: r4.Observation) -> str:
-    return next((m for code in EFFECTS for c in _answers(observation, code) if (m := _metabolizer(c))), "")
+def _effect(gene: str, observation: r4.Observation) -> str:
+    """The phenotype an implication states, by its code or as CPIC's term."""
+    answers = [c for code in EFFECTS for c in _answers(observation, code)]
+    return next((m for c in (*answers, *observation.interpretation) if (m := _phenotype(gene, c))), "")
+
+
+def _phenotype(gene: str, concept: r4.Concept) -> str:
+    if any(code in METABOLIZERS for _, code in concept.codes):
+        return _metabolizer(concept)
+    return next((p for text in _written(concept) if (p := gene_words.phenotype(gene, text))), "")
+
+
+def _activity(gene: str, observation: r4.Observation) -> str:
+    """The activity score: a component named so (LOINC has no code for it), or the answer itself in these words."""
+    for part in observation.component:
+        if part.code.words.strip().lower() == "activity score":
+            number = part.value_quantity.value if part.value_quantity else part.value_integer
+            text = f"activity score {number if number is not None else part.value_string or ''}"
+            if score := gene_words.activity_score(gene, text):
+                return score
+    said = [*_written(observation.value_codeable_concept or r4.Concept()), observation.value_string or ""]
+    said += [text for code in EFFECTS for c in _answers(observation, code) for text in _written(c)]
+    return next((s for text in said if (s := gene_words.activity_score(gene, text))), "")
+
+
+def _in_words(observation: r4.Observation) -> r4.Concept:
+    """The answer of a laboratory that sends its result as a string."""
+    return r4.Concept(text=observation.value_string)
 
 
 def _variant(observation: r4.Observation, gene: str, origin: Origin, at: datetime | None, source: Source) -> GeneResult:
     names = (normal_protein(w) for c in _answers(observation, P_HGVS) for w in _written(c))
     protein = next((name for name in names if name), "")
-    coding = next((w for c in _answers(observation, C_HGVS) for w in _written(c)), "")
+    coding = next((w for c in _answers(observation, C_HGVS) for w in _written(c)), "") or _fusion(observation)
     classes = (code for c in _answers(observation, SIGNIFICANCE) for _, code in c.codes)
     return GeneResult(
         gene=gene,
@@ -180,6 +230,13 @@ def _variant(observation: r4.Observation, gene: str, origin: Origin, at: datetim
         significance=next((SIGNIFICANCES[c] for c in classes if c in SIGNIFICANCES), ""),
         allele_fraction=_fraction(observation),
     )
+
+
+def _fusion(observation: r4.Observation) -> str:
+    """`EML4::ALK`, or `fusion` where the report gives the kind of change (Sequence Ontology) and no HGVS name."""
+    fused = any(code == GENE_FUSION for c in _answers(observation, CHANGE_TYPE) for _, code in c.codes)
+    genes = [w for c in _answers(observation, FUSED_GENES) for w in _written(c) if re.fullmatch(r"[\w-]+::[\w-]+", w)]
+    return next((g for g in genes if not g.startswith("HGNC:")), "fusion") if fused or genes else ""
 
 
 def _fraction(observation: r4.Observation) -> float | None:

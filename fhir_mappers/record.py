@@ -25,6 +25,7 @@ __all__ = [
     "ImagingOrder",
     "Instance",
     "Lab",
+    "Lesion",
     "Nodule",
     "Order",
     "PatientRecord",
@@ -120,6 +121,7 @@ class Event:
     codes      (system, code) as recorded; `text` is the record's own wording, to be escaped where shown
     start      onset, authored or performed; None where not recorded
     active     still true at `as_of`
+    stage      stage group of a tumour (`IVA`), histology as tables/histology.csv calls it; "" where not recorded
     category   codes of a procedure's category, e.g. SNOMED CT 387713003, surgical procedure
     """
 
@@ -133,6 +135,8 @@ class Event:
     status: str = ""
     dose: str = ""
     category: frozenset[str] = frozenset()
+    stage: str = ""
+    histology: str = ""
     resource: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The whole resource, kept only for medications: an update suggestion must carry it entire."""
 
@@ -186,16 +190,18 @@ class Order:
 class GeneResult:
     """One genomic finding.
 
-    gene       HGNC symbol; kind: variant | genotype | haplotype | phenotype | presence
-    value      normalised: `p.Leu858Arg`, `*2/*2`, `Poor Metabolizer`, `positive`
+    gene       HGNC symbol; kind: variant | genotype | haplotype | phenotype | presence | activity
+               | none-found (a tumour's gene was looked at and no variant was reported; no concept stands for it)
+    value      normalised: `p.Leu858Arg`, `*2/*2`, `Poor Metabolizer`, `positive`; an activity score as `1.0`
     origin     germline | somatic | unknown; the three are never confused
     concepts   model concepts this result stands for, e.g. `EGFR:p.Leu858Arg`, `CYP2C19:Poor Metabolizer`
     significance     pathogenic, likely pathogenic, uncertain significance, likely benign, benign; "" where not said
     allele_fraction  of a variant in the sample, 0 to 1; None where not said
+    specimen         tissue, plasma (any blood), "" where not said
     """
 
     gene: str
-    kind: Literal["variant", "genotype", "haplotype", "phenotype", "presence"]
+    kind: Literal["variant", "genotype", "haplotype", "phenotype", "presence", "activity", "none-found"]
     value: str
     origin: Literal["germline", "somatic", "unknown"]
     at: datetime | None
@@ -203,6 +209,17 @@ class GeneResult:
     concepts: frozenset[str] = frozenset()
     significance: str = ""
     allele_fraction: float | None = None
+    specimen: Literal["tissue", "plasma", ""] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """One measurement of one tumour: `name` tells tumours apart, `diameter_mm` is the longest diameter."""
+
+    name: str
+    diameter_mm: float
+    at: datetime
+    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +281,7 @@ class PatientRecord:
     reports: tuple[Report, ...] = ()
     nodules: tuple[Nodule, ...] = ()
     genes: tuple[GeneResult, ...] = ()
+    lesions: tuple[Lesion, ...] = ()
     encounter: Encounter | None = None
     gaps: tuple[Gap, ...] = ()
 
