@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -57,6 +57,9 @@ class Advice(Protocol):
     def __call__(self, case: Case) -> list[Card]: ...
 
 
+Keep = Callable[[Case, list[Card]], list[Card]]
+
+
 @dataclass(slots=True)
 class Stages:
     """Milliseconds per stage, for the log."""
@@ -91,8 +94,9 @@ def consult(
     means: Means,
     profile: Profile = "non_device",
     base_url: str = "",
+    keep: Keep | None = None,
 ) -> list[Card]:
-    """Answer one hook call of one service.
+    """Answer one hook call of one service. `keep` sees the cards last, and gives them the links to their evidence.
 
     Raises MissingEvidence when required evidence was neither sent nor reachable in time. A model that is busy, late or
     broken costs the estimate, never the cards that rest on rules alone. Where there is no time even for rules the
@@ -125,10 +129,10 @@ def consult(
     if deadline.late_by() > GRACE_S:
         missing = (*missing, Shortfall("rules", "no-time"))
     else:
-        advise = load_advice(service.advice)
-        cards = advise(
-            Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
-        )
+        case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
+        cards = load_advice(service.advice)(case)
+        if keep is not None:
+            cards = keep(case, cards)
     stages.done("advice")
     audit(Line(service, request, stages, missing, thought.assessment), cards)
     return cards
@@ -175,12 +179,16 @@ def _think(
         return _Thought()
     if engine is None:
         return _Thought(None, (Shortfall("model", "unreachable"),))
+    # A service may name targets of several models it can run on; this model answers those it was trained for.
+    targets = tuple(name for name in service.targets if name in engine.spec.target_names())
+    if service.targets and not targets:
+        return _Thought()
     inputs: FusionInput = to_fusion_input(record, engine.spec)
     if profile == "non_device":
         # Output that rests on an image is device-class software: off unless the site has switched it on.
         inputs = without(inputs, "imaging")
     try:
-        assessment, depth = thinking.assess(service.model, engine, inputs, deadline, service.targets or None)
+        assessment, depth = thinking.assess(service.model, engine, inputs, deadline, targets or None)
     except EngineBusy:
         return _Thought(None, (Shortfall("model", "busy"),))
     except EngineTimeout:
