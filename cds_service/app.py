@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -37,7 +38,11 @@ from cds_service.feedback import FeedbackLog, FeedbackStore, parse_feedback
 from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Service, Services, load_services
+from cds_service.pages.evidence import evidence_blueprint
+from cds_service.pages.links import EvidenceLinks
 from cds_service.settings import Settings, SettingsError
+from cds_service.state.errors import StateError
+from cds_service.state.store import Store
 from cds_service.trust.clients import Client, Clients, load_clients
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets
@@ -72,6 +77,8 @@ class House:
     verifier: Verifier
     admission: Admission
     clock: Clock
+    state: Store
+    evidence: EvidenceLinks
     means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
 
@@ -89,10 +96,11 @@ class House:
 
     def checks(self) -> dict[str, bool]:
         """What must hold before calls may come. A slow FHIR server is none of it: all replicas would leave at once."""
+        models = self.services.models()
         return {
             "not_draining": not self.draining.is_set(),
-            "models": all(name in self.engines for name in self.services.models()),
-            "models_well": all(self.means.thinking.well(name) for name in self.services.models()),
+            "models": all(getattr(self.engines.get(name), "ready", name in self.engines) for name in models),
+            "models_well": all(self.means.thinking.well(name) for name in models),
             "tokens_writable": self.tokens.writable(),
             "feedback_writable": self.feedback.writable(),
         }
@@ -101,6 +109,8 @@ class House:
         self.fetcher.close()
         self.means.close()
         self.tokens.close()
+        self.evidence.close()
+        self.state.close()
 
 
 def create_app(
@@ -112,6 +122,7 @@ def create_app(
     clock: Clock | None = None,
     fetcher: FhirClient | None = None,
     feedback: FeedbackStore | None = None,
+    state: Store | None = None,
 ) -> Flask:
     """The WSGI application. What is not given is read from the files the settings name; engines are never loaded here.
 
@@ -131,6 +142,10 @@ def create_app(
         raise SettingsError(
             f"ORDERSIGHT_STATE_DIR is {str(settings.state_dir)!r}; write a folder we may write to"
         ) from None
+    try:
+        state = state or Store.open(settings.state_url, settings.state_dir, outbox_bytes=0)
+    except StateError as error:
+        raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None
     house = House(
         settings=settings,
         services=services or load_services(settings.manifests / "services", settings.profile),
@@ -144,6 +159,8 @@ def create_app(
             settings.threads, len({_tenant(c) for c in clients.all}), float(settings.client_points_per_s)
         ),
         clock=clock or now,
+        state=state,
+        evidence=EvidenceLinks(settings.base_url, state.evidence, clock or now, models=settings.models),
     )
     for service in house.services.on:
         load_advice(service.advice)
@@ -159,6 +176,7 @@ def create_app(
     app.url_map.strict_slashes = False
     app.wsgi_app = _TidyPath(app.wsgi_app)  # type: ignore[method-assign]
     _add_routes(app, house)
+    app.register_blueprint(evidence_blueprint(house.evidence, settings))
     app.register_error_handler(Exception, _answer_error)
     app.after_request(lambda response: _finish(response, settings))
     return app
@@ -208,6 +226,7 @@ def _add_routes(app: Flask, house: House) -> None:
                 means=house.means,
                 profile=house.settings.profile,
                 base_url=house.settings.base_url,
+                keep=partial(house.evidence.attach, tenant=_tenant(caller)),
             )
         house.feedback.shown(cards, service, hook.hook_instance, _tenant(caller), hook.received_at)
         return Response(to_json(cards), content_type="application/json")

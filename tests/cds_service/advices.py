@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from cds_service.advice.writing import missing_evidence
 from cds_service.cards import Action, Card, Coding, Source, Suggestion
 from cds_service.consult import Case
 
@@ -37,3 +38,21 @@ def broken(case: Case) -> list[Card]:
 def slow(case: Case) -> list[Card]:
     time.sleep(float(case.service.settings["seconds"]))
     return [_card("late but here")]
+
+
+def thoughts(case: Case) -> list[Card]:
+    """One card that says what the model said and what is missing."""
+    said = "no estimate"
+    if case.assessment is not None:
+        estimate = next(iter(case.assessment.estimates.values()))
+        said = f"{estimate.target.name} {estimate.probability:.2f}, moved by {len(estimate.without)}"
+    missing = missing_evidence(case.shortfalls, {"model": "model estimate", "labs": "labs", "films": "films"})
+    return [_card(said, detail="Not known: " + "; ".join(missing) if missing else None)]
+
+
+def films(case: Case) -> list[Card]:
+    """One card that says which films could be read."""
+    sizes = ", ".join(f"{i.pixels.shape[0]}x{i.pixels.shape[1]}" for i in case.record.images) or "none"
+    missing = missing_evidence(case.shortfalls, {"films": "films", "studies": "studies"})
+    refused = sorted(f"{g.code} {g.subject}" for g in case.record.gaps if g.subject.startswith("film"))
+    return [_card(f"films: {sizes}", detail="; ".join((*missing, *refused)) or None)]
