@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cds_service.cli.errors import CommandError
+from cds_service.cli.model_page import page as model_page
 from cds_service.settings import Settings
 from fhir_mappers.export import export
 from fhir_mappers.sources import SourceError
@@ -78,9 +79,12 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model of the models folder, or a checkpoint folder.")],
     shards: Shards = Path("cache/shards"),
     stored: Annotated[bool, typer.Option("--stored", help="Only show the figures in model.json.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Write the page of all models here, e.g. docs/model.md.")] = None,
 ) -> None:
     """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI."""
     settings = Settings.from_env()
+    if page is not None:
+        page.write_text(model_page(sorted(p.parent for p in settings.models.glob("*/model.json"))), encoding="utf-8")
     folder = Path(model) if Path(model).is_dir() else settings.models / model
     card = read_card(folder)
     if stored:
@@ -111,12 +115,12 @@ def figures_table(title: str, targets: dict[str, TargetCard]) -> Table:
         f = card.figures
         table.add_row(
             name,
-            str(f.cases),
-            str(f.positives),
-            with_ci(f.auroc),
+            str(f.cases) if f else "too few",
+            str(f.positives) if f else "",
+            with_ci(f.auroc if f else None),
             with_ci(card.margin),
             with_ci(card.fusion_gain),
-            with_ci(f.ece),
+            with_ci(f.ece if f else None),
             card.standing,
         )
     return table

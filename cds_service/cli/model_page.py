@@ -1,0 +1,85 @@
+"""docs/model.md, written from the models' own `model.json`: no figure in it is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.card import Card, TargetCard
+from models.checkpoint import read_card
+from models.contract import Target
+from models.metrics import Estimated, Figures
+
+HEAD = """# Models
+
+Written by `cds-service evaluate MODEL --page docs/model.md` from each checkpoint's `model.json`; nothing here is
+typed by hand.
+
+Not validated for care. AUROC and the other figures are on validation patients who took no part in training (or, where
+it says so, cross-validated by patient), with a 95 % interval from drawing patients anew. *Positive* counts patients.
+A **baseline** is what the answer can be had from without looking at the evidence (age, sex, and circumstances such as
+the projection); **over baseline** is the paired difference to the strongest of them. **Fusion gain** is all modalities
+together less the best single one, on the same patients. A target is *usable*, *flagged* (shown with its limits) or
+*withheld* (no better than chance on patients kept apart: the model abstains). Results on generated patients prove that
+the machinery works and say nothing about care; they never share a table with results on open data.
+"""
+
+
+def page(folders: Sequence[Path]) -> str:
+    """The whole page for these checkpoints, in order."""
+    return HEAD + "".join(_model(read_card(folder)) for folder in folders)
+
+
+def _model(card: Card) -> str:
+    targets = {t.name: t for t in card.spec.targets}
+    lines = [
+        f"\n## {card.name} {card.version} ({card.tier} data)\n",
+        f"Preset `{card.preset.name}`, {card.weights.parameters / 1e6:.1f} million parameters stored as "
+        f"{card.weights.precision}, {len(card.spec.labs)} analytes, films at {card.spec.image.size} px. "
+        f"Weights sha-256 `{card.weights.sha256[:16]}`.\n",
+        "| target | learns from | cases (positive) | AUROC | AUPRC | ECE | over baseline | fusion gain | standing |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_row(targets[name], found) for name, found in card.targets.items()),
+    ]
+    ablated = {n: f for n, f in card.targets.items() if len(f.ablation) > 1}
+    if ablated:
+        lines += [
+            "\n### By what the model was shown\n",
+            "Complete cases only; the same cases in every row of a target.\n",
+        ]
+        lines += ["| target | shown | cases (positive) | AUROC | AUPRC |", "|---|---|---|---|---|"]
+        for name, found in ablated.items():
+            lines += [_shown(name, what, figures) for what, figures in found.ablation.items()]
+            lines += [_shown(name, f"baseline: {what}", figures) for what, figures in found.baselines.items()]
+            for slice_, rows in found.slices.items():
+                lines += [_shown(name, f"{slice_}: {what}", figures) for what, figures in rows.items()]
+    lines += ["\n### Known limits\n", *(f"- {limit}" for limit in card.known_limits)]
+    lines += ["\n### Data\n", "| data | licence | patients | attribution |", "|---|---|---|---|"]
+    for source in card.sources:
+        patients = ", ".join(f"{n} {split}" for split, n in source.patients.items())
+        lines.append(f"| [{source.title}]({source.url}) | {source.licence} | {patients} | {source.attribution} |")
+    return "\n".join(lines) + "\n"
+
+
+def _row(target: Target, found: TargetCard) -> str:
+    f = found.figures
+    cells = (
+        f"`{target.name}` {target.title}",
+        ", ".join(target.modalities),
+        f"{f.cases} ({f.positives})" if f else "too few",
+        _ci(f.auroc if f else None),
+        _ci(f.auprc if f else None),
+        _ci(f.ece if f else None),
+        _ci(found.margin),
+        _ci(found.fusion_gain),
+        found.standing,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _shown(name: str, what: str, f: Figures) -> str:
+    return f"| `{name}` | {what} | {f.cases} ({f.positives}) | {_ci(f.auroc)} | {_ci(f.auprc)} |"
+
+
+def _ci(e: Estimated | None) -> str:
+    return "" if e is None else f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
