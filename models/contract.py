@@ -143,6 +143,7 @@ class Assessment:
 
     model   name@version, e.g. `chest-open@1`; digest is the sha-256 of the weights, hex
     prior   the same targets on the previous film alone where the input held two films, else empty
+    unused  evidence that was given and made unseen, with why in words for a card (a film that is no chest film)
     """
 
     model: str
@@ -151,6 +152,7 @@ class Assessment:
     estimates: Mapping[str, Estimate]
     seen: frozenset[str]
     prior: Mapping[str, Estimate] = field(default_factory=dict)
+    unused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Assessor(Protocol):

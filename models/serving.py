@@ -1,7 +1,218 @@
-"""Placeholder for import only."""
+"""The engine: one thread owns the model and answers in the order of deadlines.
+
+A call puts its patient in a bounded queue and waits no longer than it may. The thread takes whoever waits, as one
+micro-batch, without waiting for more. Every patient is answered several times over in that batch: as they are, with
+each modality masked in turn, and with the film before alone. A film is encoded once and its encoding kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from models.answers import Answerer
+from models.card import Card, TargetCard
+from models.checkpoint import load_checkpoint
+from models.contract import Assessment, FusionInput, InputSpec, Tier, empty_signal
+
+log = logging.getLogger(__name__)
+
+QUEUE = 64
+MICRO_BATCH = 8
 
 
-class EngineBusy(RuntimeError): ...
+class EngineBusy(RuntimeError):
+    """The queue is full: more patients wait than can be answered in time."""
 
 
-class EngineTimeout(RuntimeError): ...
+class EngineTimeout(RuntimeError):
+    """The time the caller gave ran out before there was an answer."""
+
+
+class EngineClosed(EngineBusy):
+    """The engine is closing and takes no more."""
+
+
+@dataclass(order=True, slots=True)
+class _Waiting:
+    deadline: float
+    number: int
+    inputs: FusionInput = field(compare=False)
+    targets: tuple[str, ...] = field(compare=False)
+    answer: Future[Assessment] = field(compare=False)
+
+
+class Engine:
+    """Assess patients with one checkpoint. Safe to call from many threads; close it, or use it as a context."""
+
+    def __init__(
+        self, answerer: Answerer, *, queue: int = QUEUE, micro_batch: int = MICRO_BATCH, warm_up: bool = True
+    ) -> None:
+        self._answerer = answerer
+        self._limit, self._micro_batch = queue, micro_batch
+        self._waiting: list[_Waiting] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closing = False
+        if warm_up:
+            self._warm_up()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str | None = None,
+        queue: int = QUEUE,
+        micro_batch: int = MICRO_BATCH,
+        threads: int | None = None,
+    ) -> Engine:
+        """An engine from a checkpoint folder, warm and ready. Raises CheckpointError where it must not be used.
+
+        device: `cuda` where there is one unless said otherwise. threads: what torch may use on the CPU.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(Answerer(load_checkpoint(folder), device=chosen), queue=queue, micro_batch=micro_batch)
+
+    @property
+    def card(self) -> Card:
+        """Everything `model.json` says."""
+        return self._answerer.card
+
+    @property
+    def spec(self) -> InputSpec:
+        return self.card.spec
+
+    @property
+    def name(self) -> str:
+        """`chest-open@1`."""
+        return self.card.model
+
+    @property
+    def digest(self) -> str:
+        """sha-256 of the weights, hex."""
+        return self.card.weights.sha256
+
+    @property
+    def tier(self) -> Tier:
+        return self.card.tier
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call has a thread to answer it."""
+        return self._thread.is_alive() and not self._closing
+
+    def target_card(self, target: str) -> TargetCard:
+        """Figures, standing and limits of one target."""
+        return self.card.targets[target]
+
+    def assess(self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None) -> Assessment:
+        """Assess one patient within `timeout` seconds; `targets` names those wanted, all by default.
+
+        Raises EngineBusy when the queue is full, EngineTimeout when the time ran out, ValueError for a target the
+        model does not have or an input that is not laid out by its spec.
+        """
+        names = tuple(targets) if targets is not None else self.spec.target_names()
+        unknown = [t for t in names if t not in self.card.targets]
+        if unknown:
+            raise ValueError(f"{self.name} has no target {unknown[0]!r}")
+        self._answerer.check(inputs)
+        if timeout <= 0.0:
+            raise EngineTimeout("no time was left for the model")
+        waiting = _Waiting(time.monotonic() + timeout, next(self._numbers), inputs, names, Future())
+        with self._changed:
+            if self._closing or not self._thread.is_alive():
+                raise EngineClosed("the model engine is not running")
+            if len(self._waiting) >= self._limit:
+                raise EngineBusy(f"{self._limit} patients wait already")
+            heapq.heappush(self._waiting, waiting)
+            self._changed.notify()
+        try:
+            return waiting.answer.result(max(0.0, waiting.deadline - time.monotonic()))
+        except FutureTimeout:
+            waiting.answer.cancel()
+            raise EngineTimeout("the model did not answer in time") from None
+
+    def close(self) -> None:
+        """Take no more, end the thread; whoever still waits gets EngineClosed."""
+        with self._changed:
+            self._closing = True
+            left, self._waiting = self._waiting, []
+            self._changed.notify_all()
+        for waiting in left:
+            if waiting.answer.set_running_or_notify_cancel():
+                waiting.answer.set_exception(EngineClosed("the model engine is closing"))
+        self._thread.join(timeout=10.0)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _warm_up(self) -> None:
+        """Answer a made-up patient with everything seen, so that the first real one does not pay for it."""
+        slots = {"imaging": self.spec.image.films, "context": 1}
+        signals = {}
+        for name in ("imaging", "labs", "history", "genomics", "context"):
+            signal = empty_signal(self.spec, name, slots.get(name, 16))
+            signal.seen[:] = True
+            known = {"labs": self.spec.labs, "history": self.spec.history, "genomics": self.spec.genomics}
+            signal.seen[:] = bool(known.get(name, True))
+            signal.code[:] = signal.seen
+            signals[name] = signal
+        for _ in range(2):
+            self._answerer.answer([(FusionInput(signals), self.spec.target_names())], remember=False)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    return
+                batch = self._take()
+            if batch:
+                self._answer(batch)
+
+    def _take(self) -> list[_Waiting]:
+        """The most urgent, up to a micro-batch; those whose time is over are left behind."""
+        batch: list[_Waiting] = []
+        now = time.monotonic()
+        while self._waiting and len(batch) < self._micro_batch:
+            waiting = heapq.heappop(self._waiting)
+            if waiting.deadline > now and waiting.answer.set_running_or_notify_cancel():
+                batch.append(waiting)
+        return batch
+
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            found = self._answerer.answer([(w.inputs, w.targets) for w in batch])
+        except Exception as error:  # noqa: BLE001 - the thread must outlive one bad batch; every caller gets the error
+            log.error("the model failed on a batch of %d: %s", len(batch), type(error).__name__)
+            if len(batch) > 1:
+                # One patient's fault must not be the others': answer them one by one.
+                for waiting in batch:
+                    self._answer([waiting])
+                return
+            batch[0].answer.set_exception(error)
+            return
+        for waiting, assessment in zip(batch, found, strict=True):
+            waiting.answer.set_result(assessment)

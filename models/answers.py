@@ -1,0 +1,294 @@
+"""From patients to assessments: one pass of the model over everything that has to be known of each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.card import TargetCard
+from models.checkpoint import Stored
+from models.contract import (
+    MODALITIES,
+    SIGNALS,
+    Assessment,
+    Estimate,
+    FusionInput,
+    Signal,
+    Target,
+    collate,
+    empty_signal,
+)
+from models.encoders import Encoded, to_batch
+from models.encoders.image import ImageEncoder
+
+FILMS_KEPT = 256
+"""Film encodings kept: 9 x 128 numbers each, so about a megabyte in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    features: NDArray[np.float32]
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """A patient after the gate: films that are none have become unseen; `refusal` is why the newest was."""
+
+    inputs: FusionInput
+    targets: tuple[str, ...]
+    films: tuple[NDArray[np.float32], ...]
+    refusal: str | None
+
+
+class Answerer:
+    """Turns inputs into assessments with a checkpoint; not thread-safe, the engine's thread owns it."""
+
+    def __init__(self, stored: Stored, *, device: str = "cpu") -> None:
+        self.card, self._gate = stored.card, stored.gate
+        self._device = torch.device(device)
+        self._model = stored.model.to(self._device).eval()
+        self._kept: OrderedDict[bytes, _Film] = OrderedDict()
+
+    def check(self, inputs: FusionInput) -> None:
+        """Raise ValueError where an input is not laid out by this checkpoint's spec."""
+        spec = self.card.spec
+        sizes = {"labs": len(spec.labs), "history": len(spec.history), "genomics": len(spec.genomics)}
+        sizes |= {"imaging": len(spec.image.views), "context": 2}
+        for name in SIGNALS:
+            signal = inputs.signals.get(name)
+            if signal is None:
+                raise ValueError(f"signal {name} is missing; unseen slots stand for none")
+            slots = len(signal.seen)
+            expected = (slots, *empty_signal(spec, name).values.shape[1:])
+            if signal.values.shape != expected or signal.code.shape != (slots,) or signal.age_h.shape != (slots,):
+                raise ValueError(f"signal {name} has values {signal.values.shape}, the spec makes them {expected}")
+            code = signal.code[signal.seen]
+            if len(code) and (code.min() < 1 or code.max() > sizes[name]):
+                raise ValueError(f"signal {name} holds a code outside 1 to {sizes[name]}")
+        if len(inputs.signals["imaging"].seen) > spec.image.films or len(inputs.signals["context"].seen) != 1:
+            raise ValueError(f"at most {spec.image.films} films and exactly one context slot")
+
+    @torch.inference_mode()
+    def answer(
+        self, patients: Sequence[tuple[FusionInput, tuple[str, ...]]], *, remember: bool = True
+    ) -> list[Assessment]:
+        """Assess several patients in one pass."""
+        ready = [self._gated(_finite(inputs), targets, remember) for inputs, targets in patients]
+        encoded = self._encode(ready)
+        rows, keep, newest = self._variants(ready)
+        index = torch.tensor(rows, device=self._device)
+        shown = {name: e.rows(index) for name, e in encoded.items()}
+        for name, e in list(shown.items()):
+            if name in keep:
+                shown[name] = e.masked(torch.tensor(keep[name], device=self._device))
+        logits = self._model.fuse(shown).total.double().cpu().numpy()
+        priors = self._prior_logits(ready, newest)
+        found: list[Assessment] = []
+        start = 0
+        for number, patient in enumerate(ready):
+            present = self._present(patient.inputs)
+            mine = logits[start : start + 1 + len(present)]
+            start += 1 + len(present)
+            found.append(self._assessment(patient, present, mine, priors.get(number)))
+        return found
+
+    # ------------------------------------------------------------------------------------------ films and the gate
+
+    def _gated(self, inputs: FusionInput, targets: tuple[str, ...], remember: bool) -> _Patient:
+        """Encode the films (once each) and make those unseen that are no frontal chest film."""
+        encoder = self._model.image_encoder()
+        if encoder is None:
+            return _Patient(inputs, targets, (), None)
+        imaging = inputs.signals["imaging"]
+        seen, films = np.zeros_like(imaging.seen), []
+        refusal: str | None = None
+        for slot in np.flatnonzero(imaging.seen):
+            if self.card.spec.image.views[int(imaging.code[slot]) - 1] == "LATERAL":
+                refusal = refusal or "it is a lateral view"
+                continue
+            film = self._film(encoder, imaging.values[slot], remember)
+            if film.refusal is None:
+                films.append(film.features)
+                seen[slot] = True
+            elif not films:
+                # The newest frontal film is refused: an older one must not pass for it.
+                refusal = film.refusal
+                break
+        gated = Signal(imaging.code, imaging.values, imaging.age_h, seen)
+        return _Patient(FusionInput({**inputs.signals, "imaging": gated}), targets, tuple(films), refusal)
+
+    def _film(self, encoder: ImageEncoder, pixels: NDArray[np.float32], remember: bool) -> _Film:
+        key = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
+        known = self._kept.get(key)
+        if known is not None:
+            self._kept.move_to_end(key)
+            return known
+        if np.isfinite(pixels).all():
+            tensor = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None].to(self._device)
+            features = encoder.films(tensor)[0].cpu().numpy()
+            film = _Film(features, self._gate.refusal(pixels, features) if self._gate and remember else None)
+        else:
+            film = _Film(np.zeros((1 + encoder.regions, encoder.width), np.float32), "its pixels are not all numbers")
+        if remember:
+            self._kept[key] = film
+            if len(self._kept) > FILMS_KEPT:
+                self._kept.popitem(last=False)
+        return film
+
+    # ------------------------------------------------------------------------------------------ passes
+
+    def _encode(self, patients: Sequence[_Patient]) -> dict[str, Encoded]:
+        films = [f for p in patients for f in p.films]
+        tensor = torch.from_numpy(np.stack(films)).to(self._device) if films else None
+        slim = [p.inputs for p in patients]
+        encoder = self._model.image_encoder()
+        if tensor is None and encoder is not None:
+            tensor = torch.zeros((0, 1 + encoder.regions, encoder.width), device=self._device)
+        return self._model.encode(to_batch(collate([_without_pixels(i) for i in slim]), self._device), tensor)
+
+    def _present(self, inputs: FusionInput) -> tuple[str, ...]:
+        """The modalities seen and known to this model, in a fixed order."""
+        return tuple(m for m in MODALITIES if m in self._model.encoders and bool(inputs.signals[m].seen.any()))
+
+    def _variants(self, patients: Sequence[_Patient]) -> tuple[list[int], dict[str, list[bool]], list[int]]:
+        """Per patient a row as is and a row without each modality present; which rows keep which modality."""
+        rows: list[int] = []
+        keep: dict[str, list[bool]] = {m: [] for m in MODALITIES if m in self._model.encoders}
+        two_films: list[int] = []
+        for number, patient in enumerate(patients):
+            present = self._present(patient.inputs)
+            for masked in (None, *present):
+                rows.append(number)
+                for m, found in keep.items():
+                    found.append(m != masked)
+            if int(patient.inputs.signals["imaging"].seen.sum()) > 1:
+                two_films.append(number)
+        return rows, keep, two_films
+
+    def _prior_logits(self, patients: Sequence[_Patient], two_films: Sequence[int]) -> dict[int, NDArray[np.float64]]:
+        """Logits on the film before the newest, alone, for those who have two."""
+        if not two_films:
+            return {}
+        inputs, films = [], []
+        for number in two_films:
+            patient = patients[number]
+            imaging = patient.inputs.signals["imaging"]
+            only = np.zeros_like(imaging.seen)
+            slot = int(np.flatnonzero(imaging.seen)[1])
+            only[slot] = True
+            signals = {
+                name: s if name == "context" else Signal(s.code, s.values, s.age_h, np.zeros_like(s.seen))
+                for name, s in patient.inputs.signals.items()
+            }
+            signals["imaging"] = Signal(imaging.code, imaging.values, imaging.age_h, only)
+            inputs.append(_without_pixels(FusionInput(signals)))
+            films.append(patient.films[1])
+        tensor = torch.from_numpy(np.stack(films)).to(self._device)
+        encoded = self._model.encode(to_batch(collate(inputs), self._device), tensor)
+        logits = self._model.fuse(encoded).total.double().cpu().numpy()
+        return {number: logits[row] for row, number in enumerate(two_films)}
+
+    # ------------------------------------------------------------------------------------------ words
+
+    def _assessment(
+        self,
+        patient: _Patient,
+        present: tuple[str, ...],
+        logits: NDArray[np.float64],
+        prior: NDArray[np.float64] | None,
+    ) -> Assessment:
+        estimates: dict[str, Estimate] = {}
+        before: dict[str, Estimate] = {}
+        for column, target in enumerate(self.card.spec.targets):
+            if target.name in patient.targets:
+                mine = {masked: float(z[column]) for masked, z in zip(("", *present), logits, strict=True)}
+                estimates[target.name] = self._estimate(patient, target, frozenset(present), mine)
+                if prior is not None and "imaging" in target.modalities:
+                    before[target.name] = self._estimate(
+                        patient, target, frozenset({"imaging"}), {"": float(prior[column])}
+                    )
+        unused = {} if patient.refusal is None or "imaging" in present else {"imaging": patient.refusal}
+        return Assessment(
+            model=self.card.model,
+            digest=self.card.weights.sha256,
+            tier=self.card.tier,
+            estimates=estimates,
+            seen=frozenset(present),
+            prior=before,
+            unused=unused,
+        )
+
+    def _estimate(
+        self, patient: _Patient, target: Target, seen: frozenset[str], logits: Mapping[str, float]
+    ) -> Estimate:
+        """`logits` by the modality that was masked; `` is none."""
+        rested = seen & set(target.modalities)
+        card = self.card.targets[target.name]
+        reason = _outside(card, patient.inputs) or self._why_not(patient, target, rested, card)
+        found = None if reason else self.card.calibration.find(target.name, rested)
+        if reason is None and found is None:
+            reason = "The model was not calibrated on this combination of evidence."
+        logit = logits[""]
+        if reason is None and not math.isfinite(logit):
+            reason = "The model's answer was not a number."
+        if reason is not None or found is None:
+            return Estimate(target, None, None, {}, rested, reason)
+        without: dict[str, float] = {}
+        for masked in sorted(rested):
+            other = self.card.calibration.find(target.name, rested - {masked})
+            z = logits.get(masked, math.nan)
+            if other is not None and math.isfinite(z):
+                without[masked] = other.probability(z)
+        return Estimate(target, found.probability(logit), found.interval(logit), without, rested)
+
+    def _why_not(self, patient: _Patient, target: Target, rested: frozenset[str], card: TargetCard) -> str | None:
+        if card.standing == "withheld":
+            return "Withheld: not shown to be better than chance on patients kept apart."
+        if rested:
+            return None
+        if "imaging" in target.modalities and patient.refusal is not None:
+            return f"The film was not used: {patient.refusal}."
+        needed = {"imaging": "chest film", "labs": "results", "history": "history", "genomics": "genomic results"}
+        return f"No {' or '.join(needed[m] for m in target.modalities)} to go by."
+
+
+def _outside(card: TargetCard, inputs: FusionInput) -> str | None:
+    """Why the patient's age keeps the target from answering, if it does. An unknown age is taken for an adult's."""
+    context = inputs.signals["context"]
+    youngest, oldest = card.ages
+    known = bool(context.seen[0]) and int(context.code[0]) == 1
+    if not known:
+        return "The age is not known, and this answers for children only." if youngest < 18 and oldest else None
+    age = round(float(context.values[0, 0]) * 10.0, 2)  # 1.8 decades in float32 are 17.9999995 years
+    if age < youngest:
+        return f"Trained on patients of {youngest} years and over."
+    if oldest is not None and age >= oldest + 1:
+        return f"Trained on patients of {youngest} to {oldest} years."
+    return None
+
+
+def _finite(inputs: FusionInput) -> FusionInput:
+    """The input with every slot unseen that holds something other than numbers (films are looked at by the gate)."""
+    signals = dict(inputs.signals)
+    for name, s in inputs.signals.items():
+        finite = np.isfinite(s.age_h)
+        if name != "imaging":
+            finite &= np.isfinite(s.values).all(axis=1)
+        if not finite[s.seen].all():
+            signals[name] = Signal(s.code, s.values, s.age_h, s.seen & finite)
+    return FusionInput(signals)
+
+
+def _without_pixels(inputs: FusionInput) -> FusionInput:
+    """The input without the films' pixels, whose encodings are at hand."""
+    imaging = inputs.signals["imaging"]
+    slim = np.zeros((len(imaging.seen), 1, 1, 1), np.float32)
+    return FusionInput({**inputs.signals, "imaging": Signal(imaging.code, slim, imaging.age_h, imaging.seen)})

@@ -1,0 +1,90 @@
+"""`model.json`: everything about a checkpoint that is not a weight. Written by the training run, never by hand."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from models.calibration import Calibration
+from models.config import Preset, Recipe
+from models.contract import InputSpec, Tier
+from models.gates import GateNumbers
+from models.metrics import Estimated, Figures
+
+Standing = Literal["usable", "flagged", "withheld"]
+"""usable; flagged: shown with its limits; withheld: no better than chance on patients kept apart, so it abstains."""
+
+
+class SourceCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One data set: terms, counts, and the hashes that name exactly what was used."""
+
+    name: str
+    title: str
+    tier: Tier
+    licence: str
+    attribution: str
+    url: str
+    notes: str
+    patients: dict[str, int]
+    cases: dict[str, int]
+    shard_sha256: str
+    table_sha256: dict[str, str]
+
+
+class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of one target's answers.
+
+    ages         whom it was trained on, in whole years; it abstains for a patient known to be outside
+    evaluated    on which patients the figures are made
+    figures      as served: every case with what it has, probabilities cross-fitted; None where there were too few
+    ablation     complete cases only, by what was shown to the model; the same cases in every row
+    fusion_gain  AUROC of all together less that of the best single modality, None with one modality
+    baselines    what the answer can be had from without the evidence: age and sex; those and the circumstances
+    margin       AUROC less that of the strongest baseline, paired
+    subgroups    sex, age band, view; a slice with fewer than ten positive or negative patients is not shown
+    """
+
+    ages: tuple[int, int | None]
+    evaluated: str
+    figures: Figures | None
+    ablation: dict[str, Figures]
+    fusion_gain: Estimated | None
+    baselines: dict[str, Figures]
+    margin: Estimated | None
+    subgroups: dict[str, Figures]
+    slices: dict[str, dict[str, Figures]]
+    standing: Standing
+    limits: tuple[str, ...]
+
+
+class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    file: str
+    sha256: str
+    precision: str
+    parameters: int
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of model.json; `format` grows when a reader of the old one would misread the new."""
+
+    format: int
+    name: str
+    version: str
+    tier: Tier
+    weights: Weights
+    spec: InputSpec
+    preset: Preset
+    recipe: Recipe
+    sources: tuple[SourceCard, ...]
+    calibration: Calibration
+    gate: GateNumbers | None
+    targets: dict[str, TargetCard]
+    known_limits: tuple[str, ...]
+    torch: str
+    trained_seconds: int
+
+    @property
+    def model(self) -> str:
+        """`chest-open@1`, as an Assessment names it."""
+        return f"{self.name}@{self.version}"

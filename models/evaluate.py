@@ -1,0 +1,312 @@
+"""What a model is worth, target by target: as served, by missing modality, by subgroup, against doing without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from models.calibration import Floats, cross_fitted
+from models.card import Standing, TargetCard
+from models.contract import Target
+from models.data import Shard, read_shard
+from models.metrics import RESAMPLES, Estimated, Figures, auroc, difference, figures
+from models.predict import Predictions, context_of, predict
+
+MIN_SLICE = 10
+"""A subgroup is shown from this many positive and as many negative patients."""
+AGE_BANDS = ((18, 50), (50, 70), (70, None))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The cases a target is judged on: rows of one shard, their labels, and logits under every pattern.
+
+    `baseline` are scores of logistic regressions without any evidence, by name, fitted on other patients.
+    """
+
+    target: Target
+    shard: Shard
+    predictions: Predictions
+    column: int
+    labels: Floats
+    baseline: Mapping[str, Floats]
+    how: str
+
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        return self.shard.patient[self.predictions.rows]
+
+    @property
+    def weights(self) -> Floats:
+        return self.shard.weight[self.predictions.rows].astype(np.float64)
+
+
+def judge_on_valid(target: Target, shard: Shard, predictions: Predictions) -> Judged:
+    """On the validation split, patients that no weight has seen."""
+    everyone = shard.labels(target.name)
+    predictions = predictions.only(np.isfinite(everyone[predictions.rows]))
+    labels = everyone[predictions.rows].astype(np.float64)
+    train = shard.rows("train")
+    train = train[np.isfinite(everyone[train])]
+    fitted = {
+        name: _without_evidence(shard, train, predictions.rows, target.name, columns)
+        for name, columns in baseline_columns(shard).items()
+        if len(np.unique(everyone[train])) == 2 and len(predictions.rows)
+    }
+    column = shard.spec.target_names().index(target.name)
+    return Judged(target, shard, predictions, column, labels, fitted, "validation split: patients no weight has seen")
+
+
+def baseline_columns(shard: Shard) -> dict[str, tuple[str, ...]]:
+    """The two rivals without evidence: who the patient is, and that plus the circumstances of the film."""
+    found: dict[str, tuple[str, ...]] = {"age and sex": ("age", "sex")}
+    if "ap" in shard.header.confounders:
+        found["age, sex, projection, place in the series"] = ("age", "sex", *shard.header.confounders)
+    return found
+
+
+def design(shard: Shard, rows: NDArray[np.int64], columns: Sequence[str]) -> Floats:
+    """Columns for a baseline: age with its square, sex, and confounders by name."""
+    context = context_of(shard, rows).astype(np.float64)
+    parts: list[Floats] = []
+    if "age" in columns:
+        parts += [context[:, 0], context[:, 0] ** 2, context[:, 1]]
+    if "sex" in columns:
+        parts += [context[:, 2], context[:, 3]]
+    parts += [shard.confounder(c)[rows].astype(np.float64) for c in columns if c not in ("age", "sex")]
+    return np.stack(parts, axis=1)
+
+
+def _without_evidence(
+    shard: Shard, fit_rows: NDArray[np.int64], rows: NDArray[np.int64], target: str, columns: Sequence[str]
+) -> Floats:
+    labels = shard.labels(target)[fit_rows]
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=500))
+    model.fit(design(shard, fit_rows, columns), labels)
+    return np.asarray(model.decision_function(design(shard, rows, columns)), np.float64)
+
+
+def baselines_by_fold(shard: Shard, rows: NDArray[np.int64], target: str) -> dict[str, Floats]:
+    """The same rivals cross-validated by the source's own folds."""
+    out: dict[str, Floats] = {}
+    folds = shard.fold[rows]
+    for name, columns in baseline_columns(shard).items():
+        scores = np.zeros(len(rows))
+        for fold in np.unique(folds):
+            held = folds == fold
+            scores[held] = _without_evidence(shard, rows[~held], rows[held], target, columns)
+        out[name] = scores
+    return out
+
+
+def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
+    """All figures of one target, its standing, and its limits in words made from them."""
+    target, labels, patients, weights = judged.target, judged.labels, judged.patients, judged.weights
+    names = tuple(target.modalities)
+    logits, _ = judged.predictions.as_served(names, judged.column)
+    used = _evidence(judged, names)
+    if any(len(np.unique(patients[used & (labels == v)])) < 2 for v in (0.0, 1.0)):
+        return _unjudged(judged)
+    probabilities = cross_fitted(logits, labels, patients, weights)
+
+    def of(rows: NDArray[np.bool_], score: Floats, p: Floats | None = None) -> Figures:
+        picked = None if p is None else p[rows]
+        return figures(labels[rows], score[rows], patients[rows], weights[rows], picked, resamples=resamples)
+
+    served = of(used, logits, probabilities)
+    complete = np.all([judged.predictions.has[m] for m in names], axis=0)
+    whole = _pattern(names)
+    ablation = {
+        name: of(complete, judged.predictions.logits[name][:, judged.column].astype(np.float64))
+        for name in judged.predictions.logits
+        if name and set(name.split("+")) <= set(names)
+    }
+    gain = _gain(judged, complete, ablation, whole, resamples)
+    baselines = {name: of(used, score) for name, score in judged.baseline.items()}
+    rival = max(baselines, key=lambda n: baselines[n].auroc.value, default=None)
+    margin = None
+    if rival is not None:
+        margin = difference(
+            labels[used], logits[used], judged.baseline[rival][used], patients[used], weights[used], resamples=resamples
+        )
+    slices = _slices(judged, complete, names, resamples)
+    standing, limits = _standing(judged, served, gain=gain, margin=margin, rival=rival, slices=slices)
+    return TargetCard(
+        ages=judged.shard.header.ages,
+        evaluated=judged.how,
+        figures=served,
+        ablation=ablation,
+        fusion_gain=gain,
+        baselines=baselines,
+        margin=margin,
+        subgroups=_subgroups(judged, logits, used, resamples),
+        slices=slices,
+        standing=standing,
+        limits=limits,
+    )
+
+
+def _unjudged(judged: Judged) -> TargetCard:
+    return TargetCard(
+        ages=judged.shard.header.ages,
+        evaluated=judged.how,
+        figures=None,
+        ablation={},
+        fusion_gain=None,
+        baselines={},
+        margin=None,
+        subgroups={},
+        slices={},
+        standing="withheld",
+        limits=("Fewer than two patients with or without it to judge by.",),
+    )
+
+
+def _pattern(names: Sequence[str]) -> str:
+    return "+".join(sorted(names))
+
+
+def _evidence(judged: Judged, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Rows with at least one of the target's modalities: on the others the model abstains."""
+    return np.asarray(np.any([judged.predictions.has[m] for m in names], axis=0))
+
+
+def _gain(
+    judged: Judged, complete: NDArray[np.bool_], ablation: Mapping[str, Figures], whole: str, resamples: int
+) -> Estimated | None:
+    single = [n for n in ablation if "+" not in n]
+    if len(single) < 2 or whole not in ablation:
+        return None
+    best = max(single, key=lambda n: ablation[n].auroc.value)
+
+    def score(name: str) -> Floats:
+        return np.asarray(judged.predictions.logits[name][complete, judged.column], np.float64)
+
+    return difference(
+        judged.labels[complete],
+        score(whole),
+        score(best),
+        judged.patients[complete],
+        judged.weights[complete],
+        resamples=resamples,
+    )
+
+
+def _enough(judged: Judged, rows: NDArray[np.bool_]) -> bool:
+    return all(len(np.unique(judged.patients[rows & (judged.labels == v)])) >= MIN_SLICE for v in (0.0, 1.0))
+
+
+def _subgroups(judged: Judged, logits: Floats, used: NDArray[np.bool_], resamples: int) -> dict[str, Figures]:
+    context = judged.predictions.context
+    masks = {"female": context[:, 2] == 1, "male": context[:, 3] == 1}
+    for low, high in AGE_BANDS:
+        years = context[:, 0] * 10.0
+        inside = (context[:, 1] == 1) & (years >= low) & (years < (high or 1000))
+        masks[f"age {low} and over" if high is None else f"age {low} to {high - 1}"] = inside
+    if "imaging" in judged.target.modalities:
+        masks |= {"AP film": context[:, 4] == 1, "PA film": context[:, 4] == 0}
+    found: dict[str, Figures] = {}
+    for name, mask in masks.items():
+        rows = mask & used
+        if _enough(judged, rows):
+            found[name] = figures(
+                judged.labels[rows], logits[rows], judged.patients[rows], judged.weights[rows], resamples=resamples
+            )
+    return found
+
+
+def _slices(
+    judged: Judged, complete: NDArray[np.bool_], names: Sequence[str], resamples: int
+) -> dict[str, dict[str, Figures]]:
+    """With films and another modality: AP films alone, since the projection tells who was too ill to stand."""
+    if "imaging" not in names or len(names) < 2:
+        return {}
+    rows = complete & (judged.predictions.context[:, 4] == 1)
+    if any(rows[judged.labels == v].sum() < MIN_SLICE for v in (0.0, 1.0)):
+        return {}
+    scores = {
+        name: logits[:, judged.column].astype(np.float64)
+        for name, logits in judged.predictions.logits.items()
+        if name and set(name.split("+")) <= set(names)
+    }
+    scores |= dict(judged.baseline)
+    return {
+        "AP films only": {
+            name: figures(
+                judged.labels[rows], s[rows], judged.patients[rows], judged.weights[rows], resamples=resamples
+            )
+            for name, s in scores.items()
+        }
+    }
+
+
+def _standing(
+    judged: Judged,
+    served: Figures,
+    *,
+    gain: Estimated | None,
+    margin: Estimated | None,
+    rival: str | None,
+    slices: Mapping[str, Mapping[str, Figures]],
+) -> tuple[Standing, tuple[str, ...]]:
+    a, limits = served.auroc, []
+    standing: Standing = "usable"
+    if a.low <= 0.5:
+        standing = "withheld"
+        limits.append(f"AUROC {_ci(a)} does not exclude chance ({served.positives} positive patients).")
+    if margin is not None and margin.low <= 0.0:
+        standing = "flagged" if standing == "usable" else standing
+        limits.append(f"Not shown to add to {rival}: AUROC difference {_ci(margin)}.")
+    if gain is not None and gain.low <= 0.0:
+        limits.append(f"Fusion not shown to beat the best single modality: AUROC difference {_ci(gain)}.")
+    whole = _pattern(judged.target.modalities)
+    for name, rows in slices.items():
+        if whole in rows and rows[whole].auroc.low <= 0.5:
+            standing = "flagged" if standing == "usable" else standing
+            limits.append(f"{name}: AUROC {_ci(rows[whole].auroc)} does not exclude chance.")
+    if served.positives < 50:
+        limits.append(f"Judged on {served.positives} positive patients of {served.patients}.")
+    if judged.shard.header.notes:
+        limits.append(judged.shard.header.notes)
+    return standing, tuple(limits)
+
+
+def _ci(e: Estimated) -> str:
+    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
+
+
+def evaluate(
+    checkpoint: Path, shards: Path, *, targets: Sequence[str] | None = None, resamples: int = RESAMPLES
+) -> dict[str, TargetCard]:
+    """Judge a stored checkpoint again on the validation rows of exported shards.
+
+    Targets fitted on frozen towers were judged by cross-validation while training and are not judged here: their final
+    head has seen every patient. Raises ShardError or CheckpointError where the two do not fit.
+    """
+    from models.checkpoint import load_checkpoint
+
+    stored = load_checkpoint(checkpoint)
+    frozen = {h.target for h in stored.card.recipe.frozen_heads}
+    found: dict[str, TargetCard] = {}
+    for target in stored.card.spec.targets:
+        if target.name in frozen or (targets is not None and target.name not in targets):
+            continue
+        shard = read_shard(shards / f"{target.source}.safetensors")
+        predictions = predict(stored.model, shard, shard.rows("valid"))
+        found[target.name] = report(judge_on_valid(target, shard, predictions), resamples=resamples)
+    return found
+
+
+def quick_auroc(judged: Judged) -> float:
+    """The AUROC as served, without intervals."""
+    names = tuple(judged.target.modalities)
+    logits, _ = judged.predictions.as_served(names, judged.column)
+    used = _evidence(judged, names)
+    return auroc(judged.labels[used], logits[used], judged.weights[used])
