@@ -218,10 +218,21 @@ class Services:
         return tuple(sorted({s.model for s in self.on if s.model}))
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML with the booleans of version 1.2 alone: `on` is the name of a rule's switch here, not a way to say true."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|false|False)\Z"), list("tTfF"))
+
+
 def load_service(path: Path, override: Mapping[str, Any] | None = None) -> Service:
     """Read one manifest. Raises ManifestError naming the file and the key."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Yaml)  # noqa: S506 - a SafeLoader with fewer booleans
     except yaml.YAMLError as error:
         raise ManifestError(f"{path}: not valid YAML: {error}") from None
     try:
