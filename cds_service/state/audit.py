@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
+from cds_service.state.audit_event import audit_event
 from cds_service.state.engines import patiently, told_plainly
 from cds_service.state.errors import StateError, StateUnavailable
 from cds_service.state.records import AnswerRecord, AuditVerdict, Broken, storable
@@ -159,14 +160,14 @@ def verify_rows(
     return seq - start, None
 
 
-def export(readers: Engine, tenant: str | None = None) -> Iterator[bytes]:
-    """Every row as a line of JSON with its hash, so that anyone can follow the chain (`verify_export`)."""
+def export(readers: Engine, tenant: str | None = None, *, fhir: bool = False) -> Iterator[bytes]:
+    """Every row as a line of JSON: with its hash, so that anyone can follow the chain (`verify_export`), or as FHIR."""
     with told_plainly(), readers.connect() as conn:
-        chains = conn.execute(select(audit_chain.c.tenant, audit_chain.c.head_seq).order_by(audit_chain.c.tenant)).all()
-    for owner, head in chains:
-        if tenant is None or owner == tenant:
-            for row in rows(readers, owner, 0, head):
-                yield orjson.dumps(dict(row) | {"at": micros(row["at"])}) + b"\n"
+        chains = conn.execute(select(audit_chain).order_by(audit_chain.c.tenant)).mappings().all()
+    for owner in chains:
+        if tenant is None or owner["tenant"] == tenant:
+            for row in rows(readers, owner["tenant"], owner["start_seq"], owner["head_seq"]):
+                yield orjson.dumps(audit_event(row) if fhir else dict(row) | {"at": micros(row["at"])}) + b"\n"
 
 
 def verify_export(lines: Iterable[bytes]) -> AuditVerdict:

@@ -109,7 +109,10 @@ def _postgresql(url: URL, options: dict[str, object], **engine: Any) -> Engine:
         "application_name": "ordersight",
         "options": settings,
     }
-    return create_engine(url, connect_args=arguments, **({"hide_parameters": True} | engine))
+    try:
+        return create_engine(url, connect_args=arguments, **({"hide_parameters": True} | engine))
+    except ModuleNotFoundError:
+        raise StateError("PostgreSQL needs its driver: pip install 'ordersight[postgres]'") from None
 
 
 def _connect(path: Path, *, query_only: bool = False) -> sqlite3.Connection:
@@ -170,7 +173,7 @@ def scrub(url: URL) -> None:
                 else:
                     driver.rollback()
                     driver.driver_connection.autocommit = True  # type: ignore[union-attr]
-                    driver.cursor().execute("VACUUM feedback, cards_shown, predictions, suppression")
+                    driver.cursor().execute("VACUUM feedback, cards_shown, predictions, suppression, evidence")
             finally:
                 driver.invalidate()
     finally:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import msgspec
+from sqlalchemy import Connection
 
-from cds_service.state import audit, outbox, shown
+from cds_service.state import audit, outbox, retention, shown
 from cds_service.state.engines import Engines, told_plainly
 from cds_service.state.errors import StateError, StateUnavailable
 from cds_service.state.records import AnswerRecord
@@ -24,7 +25,10 @@ POLL_S = 0.25
 KEEP_S = 0.5
 HEARTBEAT_S = 5.0
 ADOPT_S = 30.0
+PRUNE_S = 3600.0
 WRITE_S = 5.0
+REPLAYED = 100
+"""Answers per transaction when the outbox comes in."""
 
 
 def now_utc() -> datetime:
@@ -47,7 +51,8 @@ class Keeper:
         self._folder = folder
         self._box = box
         self._stopped = threading.Event()
-        self._adopted_at = 0.0
+        self._adopted_at = float("-inf")
+        self._pruned_at = time.monotonic()
         self._anchored = ""
         self._threads = [
             threading.Thread(target=self._repeat, args=(work, every), name=f"state-{name}", daemon=True)
@@ -76,9 +81,10 @@ class Keeper:
         while not self._stopped.wait(every):
             try:
                 work()
-            except StateError as error:
+            except Exception as error:  # noqa: BLE001 - were this thread to end, no kill-switch would be obeyed any more
                 if not failing:
-                    log.warning("state is not reachable", extra={"fields": {"why": str(error)}})
+                    why = str(error) if isinstance(error, StateError) else type(error).__name__
+                    log.warning("state is not reachable", extra={"fields": {"why": why}})
                 failing = True
             else:
                 failing = False
@@ -95,6 +101,9 @@ class Keeper:
         if now - self._adopted_at > ADOPT_S:
             self._adopted_at = now
             outbox.adopt(self._folder, self._store)
+        if now - self._pruned_at > PRUNE_S:
+            self._pruned_at = now
+            retention.forget_tokens(self._writer, now_utc())
         today = now_utc().date().isoformat()
         if self._anchored != today:
             with told_plainly(), self._engines.readers.connect() as conn:
@@ -102,25 +111,37 @@ class Keeper:
             audit.write_anchors(self._folder / audit.ANCHORS, heads, now_utc())
             self._anchored = today
 
-    def _store(self, records: list[bytes]) -> None:
-        waiting = []
-        for raw in records:
+    def _store(self, raws: list[bytes]) -> None:
+        for start in range(0, len(raws), REPLAYED):
+            records = []
+            for raw in raws[start : start + REPLAYED]:
+                try:
+                    records.append(msgspec.json.decode(raw, type=AnswerRecord))
+                except msgspec.MsgspecError:
+                    self._refuse(raw)
             try:
-                record = msgspec.json.decode(raw, type=AnswerRecord)
-            except msgspec.MsgspecError:
-                self._refuse(raw)
-                continue
-            waiting.append((raw, self._writer.submit(partial(shown.store_answer, record=record))))
-        for raw, future in waiting:
-            try:
-                future.result(12 * WRITE_S)
-            except (StateUnavailable, TimeoutError):
-                raise StateUnavailable("the database does not take the outbox yet") from None
+                self._writer.run(partial(_store_all, records=records), WRITE_S)
+            except StateUnavailable:
+                raise
             except StateError:
-                self._refuse(raw)
+                self._store_each(records)
+
+    def _store_each(self, records: Sequence[AnswerRecord]) -> None:
+        for record in records:
+            try:
+                self._writer.run(partial(shown.store_answer, record=record), WRITE_S)
+            except StateUnavailable:
+                raise
+            except StateError:
+                self._refuse(msgspec.json.encode(record))
 
     def _refuse(self, raw: bytes) -> None:
         """A record no retry will store is kept apart, so that those behind it get through."""
         with (self._folder / "outbox-refused.jsonl").open("ab") as file:
             file.write(raw + b"\n")
         log.error("outbox record refused", extra={"fields": {"bytes": len(raw)}})
+
+
+def _store_all(conn: Connection, records: Sequence[AnswerRecord]) -> None:
+    for record in records:
+        shown.store_answer(conn, record)

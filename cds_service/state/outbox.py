@@ -28,7 +28,7 @@ Replay = Callable[[list[bytes]], None]
 
 
 class Outbox:
-    """One process's file. Every record in it is durable when `append` returns."""
+    """One process's file. Every record in it is durable when `append` returns; `depth` of them wait."""
 
     def __init__(self, path: Path, handle: int, capacity: int) -> None:
         self.path = path
@@ -39,8 +39,10 @@ class Outbox:
         self._start = 0
         self._end = 0
         self._since: float | None = None
+        self.depth = 0
         for record in self._read(0):
             self._end += HEADER.size + len(record)
+            self.depth += 1
             self._since = time.monotonic()
 
     @classmethod
@@ -72,10 +74,6 @@ class Outbox:
         since = self._since
         return time.monotonic() - since if since is not None else 0.0
 
-    def depth(self) -> int:
-        with self._lock:
-            return sum(1 for _ in self._read(self._start))
-
     def append(self, record: bytes) -> None:
         """Make `record` durable. Raises StateUnavailable when the file is full or the disk does not take it."""
         entry = HEADER.pack(len(record), zlib.crc32(record)) + record + END
@@ -92,6 +90,7 @@ class Outbox:
                     f"the audit outbox cannot be written ({error.strerror or 'cut short'})"
                 ) from None
             self._end += len(entry) - len(END)
+            self.depth += 1
             if self._since is None:
                 self._since = time.monotonic()
 
@@ -104,6 +103,7 @@ class Outbox:
                 store(records)
             with self._lock:
                 self._start = upto
+                self.depth -= len(records)
                 if self._end == upto:
                     if upto:
                         self._clear()

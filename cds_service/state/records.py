@@ -12,7 +12,7 @@ import msgspec
 Indicator = Literal["info", "warning", "critical"]
 Outcome = Literal["accepted", "overridden"]
 COMMENT_LIMIT = 4000
-ID_LIMIT = 256
+ID_LIMIT = 512
 
 
 def storable(text: str, limit: int) -> str:
@@ -91,6 +91,14 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
         _aware(self.at, "at")
 
 
+class Reason(msgspec.Struct, frozen=True):
+    """Why a card was overridden, as the EHR codes it; some send several."""
+
+    code: str
+    system: str = ""
+    display: str = ""
+
+
 class FeedbackItem(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one card, as the EHR reports it.
 
@@ -102,9 +110,7 @@ class FeedbackItem(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     outcome_at: datetime
     suggestions: tuple[str, ...] = ()
-    reason_system: str = ""
-    reason_code: str = ""
-    reason_display: str = ""
+    reasons: tuple[Reason, ...] = ()
     comment: str = ""
 
     def __post_init__(self) -> None:
@@ -143,14 +149,14 @@ class AuditVerdict(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """The last time a fingerprint was shown to a user, and what the user answered (None: nothing yet)."""
+    """The last time a fingerprint was shown to a user, the answer (None: nothing yet), and the codes of the reasons."""
 
     card: str
     indicator: Indicator
     shown_at: datetime
     encounter_key: str
     outcome: Outcome | None
-    reason_code: str
+    reasons: tuple[str, ...]
 
 
 class Silence(msgspec.Struct, frozen=True):
@@ -167,7 +173,11 @@ class History(msgspec.Struct, frozen=True):
 
 
 class ReportRow(msgspec.Struct, frozen=True):
-    """One rule's month. `answer_s` is the median of the seconds from card to answer; None without an answer."""
+    """One rule's month.
+
+    reasons   overridden cards per reason code; one card may have several
+    answer_s  median of the seconds from card to answer; None without an answer
+    """
 
     service: str
     rule: str

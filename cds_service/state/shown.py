@@ -21,12 +21,18 @@ from cds_service.state.records import (
     FeedbackReport,
     FeedbackResult,
     History,
+    Reason,
     ReportRow,
     Shown,
     Silence,
     storable,
 )
 from cds_service.state.tables import cards_shown, dump, feedback, insert_new, predictions, suppression, upsert
+
+REASONS = 10
+REASON_LIMIT = 256
+VARIABLES = 500
+"""Values in one IN list: a batch is as long as its sender likes, a statement's parameters are not."""
 
 
 def store_answer(conn: Connection, record: AnswerRecord) -> bool:
@@ -105,6 +111,7 @@ def store_feedback(
     ours = _sent(conn, tenant, service, {storable(item.card, ID_LIMIT) for item in items})
     for item in items:
         card = storable(item.card, ID_LIMIT)
+        reasons = dump([_reason(reason) for reason in item.reasons[:REASONS]])
         for suggestion in item.suggestions or ("",):
             new = insert_new(
                 conn,
@@ -116,9 +123,7 @@ def store_feedback(
                     "outcome": item.outcome,
                     "outcome_at": item.outcome_at,
                     "service": storable(service, ID_LIMIT),
-                    "reason_system": storable(item.reason_system, ID_LIMIT),
-                    "reason_code": storable(item.reason_code, ID_LIMIT),
-                    "reason_display": storable(item.reason_display, ID_LIMIT),
+                    "reasons": reasons,
                     "comment": storable(item.comment, COMMENT_LIMIT),
                     "matched": card in ours,
                     "received_at": received_at,
@@ -135,13 +140,27 @@ def store_feedback(
     return FeedbackResult(stored, repeated, unmatched)
 
 
+def _reason(reason: Reason) -> dict[str, str]:
+    return {name: storable(getattr(reason, name), REASON_LIMIT) for name in reason.__struct_fields__}
+
+
+def _codes(reasons: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reason["code"] or "other" for reason in orjson.loads(reasons)))
+
+
 def _sent(conn: Connection, tenant: str, service: str, cards: set[str]) -> set[str]:
-    query = select(cards_shown.c.card).where(
-        cards_shown.c.tenant == tenant, cards_shown.c.card.in_(cards), cards_shown.c.shadow.is_(False)
-    )
-    if service:
-        query = query.where(cards_shown.c.service == service)
-    return set(conn.execute(query).scalars())
+    found: set[str] = set()
+    listed = sorted(cards)
+    for start in range(0, len(listed), VARIABLES):
+        query = select(cards_shown.c.card).where(
+            cards_shown.c.tenant == tenant,
+            cards_shown.c.card.in_(listed[start : start + VARIABLES]),
+            cards_shown.c.shadow.is_(False),
+        )
+        if service:
+            query = query.where(cards_shown.c.service == service)
+        found |= set(conn.execute(query).scalars())
+    return found
 
 
 def _latest(*where: ColumnElement[bool]) -> Subquery:
@@ -178,7 +197,7 @@ def report(
             cards_shown.c.shown_at,
             latest.c.outcome,
             latest.c.outcome_at,
-            latest.c.reason_code,
+            latest.c.reasons,
         )
         .select_from(cards_shown)
         .outerjoin(latest, and_(latest.c.tenant == cards_shown.c.tenant, latest.c.card == cards_shown.c.card))
@@ -195,7 +214,8 @@ def report(
 def _report_row(key: tuple[str, str, Any], rows: Sequence[Any]) -> ReportRow:
     outcomes = Counter(row.outcome for row in rows)
     waits = [(row.outcome_at - row.shown_at).total_seconds() for row in rows if row.outcome]
-    reasons = Counter(row.reason_code or "none given" for row in rows if row.outcome == "overridden")
+    overridden = (row for row in rows if row.outcome == "overridden")
+    reasons = Counter(code for row in overridden for code in _codes(row.reasons) or ("none given",))
     return ReportRow(
         *key,
         shown=len(rows),
@@ -269,7 +289,7 @@ def seen(
             shown_at=row.shown_at,
             encounter_key=row.encounter_key,
             outcome=answers[row.card].outcome if row.card in answers else None,
-            reason_code=answers[row.card].reason_code if row.card in answers else "",
+            reasons=_codes(answers[row.card].reasons) if row.card in answers else (),
         )
         for fingerprint, row in newest.items()
     }

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ from cds_service.state.records import (
     Health,
     History,
 )
+from cds_service.state.sealed import EvidenceStore, SealedRows
 from cds_service.state.switches import Scope, Switch, Switches, SwitchState
 from cds_service.state.tables import insert_new, jti
 from cds_service.state.writer import Writer
@@ -65,7 +67,7 @@ class Store:
         self._keys = keys
         self._box = box
         self._writer = Writer(engines)
-        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="state-reader")
+        self._reading = threading.Semaphore(2 * READERS)
         self._switches = Switches()
         self._switches_at = time.monotonic()
         self._keeper = Keeper(engines, self._writer, folder, box, self._reload_switches)
@@ -104,7 +106,6 @@ class Store:
         self._keeper.stop()
         self._keeper.join()
         self._writer.close()
-        self._reading.shutdown(wait=False, cancel_futures=True)
         self._engines.dispose()
         if self._box is not None:
             self._box.close()
@@ -189,6 +190,11 @@ class Store:
             timeout,
         )
 
+    @property
+    def evidence(self) -> EvidenceStore:
+        """What cards' evidence links lead to."""
+        return SealedRows(self._writer, self._read, self.key)
+
     # Switches -------------------------------------------------------------------------------------------------------
 
     def switches(self) -> Switches:
@@ -243,12 +249,15 @@ class Store:
         path = self._folder / audit.ANCHORS
         verdict = audit.verify(self._engines.readers, path)
         if verdict.ok:
-            audit.write_anchors(path, verdict.heads, now_utc())
+            try:
+                audit.write_anchors(path, verdict.heads, now_utc())
+            except StateUnavailable as error:
+                log.warning("audit chains not anchored", extra={"fields": {"why": str(error)}})
         return verdict
 
-    def export_audit(self, tenant: str | None = None) -> Iterator[bytes]:
-        """Lines of JSON that `audit.verify_export` can follow without the database."""
-        return audit.export(self._engines.readers, tenant)
+    def export_audit(self, tenant: str | None = None, *, fhir: bool = False) -> Iterator[bytes]:
+        """Lines of JSON that `audit.verify_export` can follow without the database, or FHIR R4 AuditEvents."""
+        return audit.export(self._engines.readers, tenant, fhir=fhir)
 
     def backup(self, target: Path) -> backups.Manifest:
         """Write a backup folder while everything goes on; what the outbox holds is stored first if it can be."""
@@ -289,7 +298,7 @@ class Store:
         box = self._box
         return Health(
             wrote_s=now - self._writer.committed_at,
-            outbox=box.depth() if box else 0,
+            outbox=box.depth if box else 0,
             outbox_oldest_s=box.oldest_s if box else 0.0,
             outbox_free=box.free if box else 0.0,
             switches_s=now - self._switches_at,
@@ -304,15 +313,24 @@ class Store:
     def _read(self, query: Callable[[Connection], T], timeout: float) -> T:
         """A query on a call's path: a database that hangs costs `timeout`, never the call."""
 
-        def work() -> T:
-            with told_plainly(), self._engines.readers.connect() as conn:
-                return query(conn)
+        answer: Future[T] = Future()
+        if not self._reading.acquire(blocking=False):
+            raise StateUnavailable("too many reads are waiting for the database")
 
-        future = self._reading.submit(work)
+        def work() -> None:
+            try:
+                with told_plainly(), self._engines.readers.connect() as conn:
+                    answer.set_result(query(conn))
+            except Exception as error:  # noqa: BLE001 - raised again where the answer is awaited
+                answer.set_exception(error)
+            finally:
+                self._reading.release()
+
+        # A thread of its own, a daemon: no driver can be told to give up, and a hung read must not hold up the exit.
+        threading.Thread(target=work, name="state-read", daemon=True).start()
         try:
-            return future.result(timeout)
+            return answer.result(timeout)
         except TimeoutError:
-            future.cancel()
             raise StateUnavailable(f"the database gave no answer within {timeout:g} s") from None
 
     def _study(self, query: Callable[[Connection], T]) -> T:

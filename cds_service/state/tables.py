@@ -16,6 +16,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     RowMapping,
     String,
@@ -134,7 +135,7 @@ cards_shown = Table(
     "cards_shown",
     metadata,
     Column("tenant", String(128), primary_key=True),
-    Column("card", String(256), primary_key=True),
+    Column("card", String(512), primary_key=True),
     Column("audit_id", String(64), nullable=False),
     _text("service"),
     _text("service_version"),
@@ -158,14 +159,12 @@ feedback = Table(
     metadata,
     Column("id", ROW_ID, primary_key=True, autoincrement=True),
     Column("tenant", String(128), nullable=False),
-    Column("card", String(256), nullable=False),
-    _text("suggestion"),
+    Column("card", String(512), nullable=False),
+    _text("suggestion", 512),
     _text("outcome", 16),
     Column("outcome_at", Instant, nullable=False),
     _text("service"),
-    _text("reason_system"),
-    _text("reason_code"),
-    _text("reason_display"),
+    Column("reasons", Text, nullable=False),
     Column("comment", Text, nullable=False),
     Column("matched", Boolean, nullable=False),
     Column("received_at", Instant, nullable=False),
@@ -220,6 +219,25 @@ models_active = Table(
     Column("why", Text, nullable=False),
     Column("at", Instant, nullable=False),
 )
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    _text("card"),
+    _text("service"),
+    _text("patient_key", 64),
+    Column("made_at", Instant, nullable=False),
+    Column("expires", Instant, nullable=False),
+    Column("opened_at", Instant),
+    _text("visit", 64),
+    Column("page", LargeBinary),
+    Column("films", LargeBinary),
+    Index("evidence_expires", "expires"),
+    Index("evidence_patient", "patient_key"),
+)
+"""Ciphertext whose key is only in a card's link; `id` and `visit` are hashes of what the browser holds."""
 
 
 def insert_new(conn: Connection, table: Table, values: dict[str, Any]) -> bool:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from datetime import timedelta
 from pathlib import Path
 
-from state_cases import NOW, answer, card, item
+from state_cases import LATER, NOW, answer, card, item
 
 from cds_service.state.store import Store
 
@@ -30,7 +29,7 @@ def main(url: str, folder: Path, loop: int) -> None:
             minutes = [step * 10 + n for n in range(3)]
             store.record_feedback("north", [item(cards[0], minutes=m) for m in minutes], timeout=30)
             token = f"{loop}-{thread}-{step}"
-            used = store.use_jti("iss", token, NOW + timedelta(days=1), NOW, timeout=30)
+            used = store.use_jti("iss", token, LATER, NOW, timeout=30)
             said = [f"A {record.id}", *(f"F {cards[0]} {m}" for m in minutes), *([f"T {token}"] if used else [])]
             # One write below PIPE_BUF: whole or not at all.
             os.write(1, ("\n".join(said) + "\n").encode())

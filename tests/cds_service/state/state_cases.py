@@ -11,6 +11,8 @@ from typing import Any
 from cds_service.state.records import AnswerRecord, Decision, FeedbackItem, Prediction, ShownCard
 
 NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+"""When a token expires that must not be forgotten in a test: the store forgets by the machine's own clock."""
 
 
 def card(card_id: str | None = None, **changes: Any) -> ShownCard:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
+from fhir.resources.R4B.auditevent import AuditEvent
 from state_cases import NOW, answer, card, item
 
 from cds_service.state import audit
@@ -170,3 +171,22 @@ def test_the_hash_is_sha256_over_the_row_as_the_handbook_says(filled: Store) -> 
     stated = row.pop("hash")
     listed = json.dumps(list(row.values()), separators=(",", ":"), ensure_ascii=False)
     assert hashlib.sha256(listed.encode()).hexdigest() == stated
+
+
+def test_every_row_is_a_valid_fhir_audit_event_that_names_nobody(store: Store) -> None:
+    patient, user = store.key("patient", "north", "pat-7"), store.key("user", "north", "Practitioner/dr-a")
+    store.record_answer(answer(card("c1"), patient_key=patient, user_key=user))
+    store.record_answer(answer(status=412))
+    store.record_answer(answer(status=503))
+    store.record_feedback("north", [item("c1")])
+    store.switch("product", state="off", who="admin", why="drill")
+    lines = list(store.export_audit(fhir=True))
+    events = [AuditEvent.model_validate_json(line) for line in lines]
+    assert [event.outcome for event in events] == ["0", "0", "4", "8", "0"]
+    first = orjson.loads(next(line for line in lines if b"order-sign" in line))
+    assert first["entity"][1]["what"]["identifier"]["value"] == patient
+    assert first["agent"][0] == {
+        "who": {"identifier": {"system": "urn:ordersight:keyed-hash", "value": user}},
+        "requestor": True,
+    }
+    assert not any(name in b"".join(lines) for name in (b"pat-7", b"dr-a"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 from postgres_cluster import Cluster
-from state_cases import NOW, answer, card, item
+from state_cases import LATER, NOW, answer, card, item
 
 from cds_service.state.errors import BackupError
 from cds_service.state.store import Store
@@ -39,7 +39,7 @@ def test_a_backup_under_load_restores_to_its_moment_and_goes_on(
             store.record_feedback("north", [item(f"c{n}", "overridden", comment=f"said {n}")])
         store.switch("service", "x", "off", who="w", why="y")
         token = ("iss", "token")
-        assert store.use_jti(*token, NOW, NOW)
+        assert store.use_jti(*token, LATER, NOW)
         stop, busy, failures = threading.Event(), 0, []
 
         def load() -> None:
@@ -81,7 +81,7 @@ def test_a_backup_under_load_restores_to_its_moment_and_goes_on(
         assert feedback_then == feedback_now[: len(feedback_then)]
         assert len(feedback_then) == manifest.rows["feedback"] >= 200
         assert restored.switches().state("north", "x") == "off"
-        assert not restored.use_jti(*token, NOW, NOW)
+        assert not restored.use_jti(*token, LATER, NOW)
         assert restored.key("patient", "north", "p") == Store.open(url, folder, outbox_bytes=0).key(
             "patient", "north", "p"
         )

@@ -36,7 +36,7 @@ def test_a_run_leaves_nothing_past_its_term_and_everything_within(store: Store) 
     store.record_feedback("north", [item("c1"), item("nobodys")])
     store.suppress("north", "over", now - YEAR, "later")
     store.suppress("north", "lasting", None, "does not apply")
-    store.use_jti("iss", "old", now - timedelta(hours=1), now - timedelta(hours=1))
+    store.use_jti("iss", "old", now - timedelta(hours=2), now - timedelta(hours=2))
     store.use_jti("iss", "fresh", now + timedelta(hours=1), now)
 
     counted = store.retention(now, dry_run=True)
@@ -88,7 +88,7 @@ def test_an_erased_patient_is_in_no_byte_but_the_audits(url: str, folder: Path) 
         assert b"CANARY free text" in dump(url, folder)
 
         erased = store.erase("north", patient)
-        assert erased.removed == {"feedback": 1, "cards_shown": 1, "predictions": 2, "suppression": 1}
+        assert erased.removed == {"feedback": 1, "cards_shown": 1, "predictions": 2, "suppression": 1, "evidence": 0}
         assert erased.audit_rows == 2  # the answer, and the row that says it was erased
         left = dump(url, folder)
         for trace in (b"CANARY", print_.encode(), b"suggestion-of-seven"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from postgres_cluster import Cluster
@@ -50,6 +52,32 @@ def test_an_empty_postgresql_is_never_migrated_unasked(postgres: Cluster, folder
     assert schema.upgrade(read_url(url)) == schema.head()
     assert schema.upgrade(read_url(url)) == schema.head()
     Store.open(url, folder, outbox_bytes=0).close()
+
+
+def test_a_database_of_the_first_release_is_brought_up_with_all_its_rows(
+    postgres: Cluster, sqlite_url: str, folder: Path, tmp_path: Path
+) -> None:
+    folder.mkdir()
+    (folder / "state.sqlite").touch()
+    for number, url in enumerate((sqlite_url, postgres.new_database())):
+        with maintenance_engine(read_url(url)).begin() as conn:
+            command.upgrade(schema.config(conn), "0001")
+            conn.execute(
+                text(
+                    "INSERT INTO switches (tenant, scope, name, state, thresholds, who, why, at) "
+                    "VALUES ('', 'product', '', 'off', '{}', 'dr.a', 'recall', 0)"
+                )
+            )
+        keys = folder if number == 0 else tmp_path / "postgres"
+        with pytest.raises(SchemaMismatch, match="state upgrade"):
+            Store.open(url, keys, outbox_bytes=0)
+        started = time.monotonic()
+        assert schema.upgrade(read_url(url)) == schema.head()
+        assert time.monotonic() - started < 5
+        with Store.open(url, keys, outbox_bytes=0) as store:
+            assert store.switches().state("north", "x") == "off"
+            store.record_answer(answer())
+            assert store.verify_audit().ok
 
 
 def test_a_schema_of_an_unknown_newer_release_is_refused_and_left_alone(url: str, folder: Path) -> None:

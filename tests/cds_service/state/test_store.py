@@ -10,10 +10,10 @@ from threading import Barrier
 
 import orjson
 import pytest
-from state_cases import NOW, answer, card, item
+from state_cases import LATER, NOW, answer, card, item
 
 from cds_service.state.errors import StateUnavailable
-from cds_service.state.records import FeedbackResult
+from cds_service.state.records import FeedbackResult, Reason
 from cds_service.state.store import Store
 
 DAY = timedelta(days=1)
@@ -25,7 +25,7 @@ def test_of_eight_callers_with_one_token_exactly_one_gets_in(store: Store) -> No
 
         def use(_: int, token: str = f"jti-{attempt}", start: Barrier = start) -> bool:
             start.wait()
-            return store.use_jti("https://ehr.example.org", token, NOW + DAY, NOW)
+            return store.use_jti("https://ehr.example.org", token, LATER, NOW)
 
         with ThreadPoolExecutor(8) as pool:
             assert sorted(pool.map(use, range(8))) == [False] * 7 + [True]
@@ -33,13 +33,13 @@ def test_of_eight_callers_with_one_token_exactly_one_gets_in(store: Store) -> No
 
 def test_a_used_token_stays_used_after_a_restart_and_belongs_to_its_issuer(url: str, folder: Path) -> None:
     with Store.open(url, folder, outbox_bytes=0) as first:
-        assert first.use_jti("https://a.example.org", "one", NOW + DAY, NOW)
+        assert first.use_jti("https://a.example.org", "one", LATER, NOW)
     with Store.open(url, folder, outbox_bytes=0) as second:
-        assert not second.use_jti("https://a.example.org", "one", NOW + DAY, NOW)
-        assert second.use_jti("https://b.example.org", "one", NOW + DAY, NOW)
+        assert not second.use_jti("https://a.example.org", "one", LATER, NOW)
+        assert second.use_jti("https://b.example.org", "one", LATER, NOW)
         # Lengths are hashed too: these two share their concatenation.
-        assert second.use_jti("https://b.example.org/x", "y", NOW + DAY, NOW)
-        assert second.use_jti("https://b.example.org/", "xy", NOW + DAY, NOW)
+        assert second.use_jti("https://b.example.org/x", "y", LATER, NOW)
+        assert second.use_jti("https://b.example.org/", "xy", LATER, NOW)
 
 
 def test_an_answer_leaves_its_audit_row_predictions_and_cards(store: Store) -> None:
@@ -79,11 +79,14 @@ def test_five_repeats_of_a_batch_are_one_and_it_counts_once(store: Store) -> Non
 def test_the_newest_outcome_of_a_card_counts_in_whatever_order_it_arrives(store: Store) -> None:
     store.record_answer(answer(card("c1"), card("c2"), card("c3")))
     store.record_feedback("north", [item("c1", "accepted", minutes=5)])
-    store.record_feedback("north", [item("c1", "overridden", minutes=2, reason_code="patient-refuses")])
-    store.record_feedback("north", [item("c2", "overridden", minutes=3, reason_code="risk-benefit-ratio")])
+    store.record_feedback("north", [item("c1", "overridden", minutes=2, reasons=(Reason("patient-refuses"),))])
+    store.record_feedback(
+        "north",
+        [item("c2", "overridden", minutes=3, reasons=(Reason("risk-benefit-ratio"), Reason("site-7", "urn:ehr")))],
+    )
     (row,) = store.feedback_report(NOW - DAY, NOW + DAY).rows
     assert (row.shown, row.accepted, row.overridden, row.unanswered) == (3, 1, 1, 1)
-    assert row.reasons == {"risk-benefit-ratio": 1}
+    assert row.reasons == {"risk-benefit-ratio": 1, "site-7": 1}
     assert row.answer_s == 240  # the median of 5 and 3 minutes
 
 
@@ -128,13 +131,19 @@ def test_an_outcome_the_standard_does_not_know_is_refused() -> None:
 
 def test_text_no_database_can_hold_is_made_storable(store: Store) -> None:
     store.record_answer(answer(card("c1"), hook_instance="a\0b" + "c" * 1000))
-    said = item("c1", "overridden", comment="nul \0 and \ud800 surrogate " + "x" * 9000, reason_code="\0")
+    said = item("c1", "overridden", comment="nul \0 and \ud800 surrogate " + "x" * 9000, reasons=(Reason("\0"),))
     assert store.record_feedback("north", [said]) == FeedbackResult(1, 0, 0)
     assert store.record_feedback("north", [said]) == FeedbackResult(0, 1, 0)
     (row,) = store.export_feedback(comments=True)
     assert row["comment"].startswith("nul \ufffd and ? surrogate")
     assert len(row["comment"]) == 4000
     assert store.verify_audit().ok
+
+
+def test_a_batch_longer_than_a_statement_may_have_parameters_is_stored(store: Store) -> None:
+    store.record_answer(answer(card("c1")))
+    batch = [item(f"c{n}") for n in range(1_500)]
+    assert store.record_feedback("north", batch, timeout=30) == FeedbackResult(1_500, 0, 1_499)
 
 
 def test_comments_are_exported_only_when_asked_for(store: Store) -> None:
@@ -148,14 +157,14 @@ def test_a_finding_is_remembered_with_what_its_user_answered(store: Store) -> No
     store.record_answer(answer(card("old", fingerprint="f"), user_key="u", encounter_key="e1"))
     store.record_answer(answer(card("new", fingerprint="f"), user_key="u", encounter_key="e2", at=NOW + DAY))
     store.record_answer(answer(card("other", fingerprint="f"), user_key="v", at=NOW + 2 * DAY))
-    store.record_feedback("north", [item("new", "overridden", reason_code="need-more-info")])
+    store.record_feedback("north", [item("new", "overridden", reasons=(Reason("need-more-info"),))])
     shown = store.seen("north", ["f", "g"], "u", NOW)["f"].shown
     assert shown is not None
-    assert (shown.card, shown.encounter_key, shown.outcome, shown.reason_code) == (
+    assert (shown.card, shown.encounter_key, shown.outcome, shown.reasons) == (
         "new",
         "e2",
         "overridden",
-        "need-more-info",
+        ("need-more-info",),
     )
     assert store.seen("north", ["f", "g"], "u", NOW)["g"].shown is None
 
