@@ -109,6 +109,9 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting(
         _origins, "browser clients that may call, comma-separated origins", (), shown="none"
     )
+    frame_ancestors: tuple[str, ...] = _setting(
+        _origins, "EHR pages that may show our pages in a frame, comma-separated origins", (), shown="none"
+    )
     max_body_bytes: int = _setting(_whole(1_000, 100_000_000), "largest request body; larger is 413", 10_000_000)
     state_dir: Path = _setting(
         Path,

@@ -74,7 +74,9 @@ def _add_fhir(blueprint: Blueprint, store: Store) -> None:
         return _answer(_capabilities(store.charts().as_of))
 
     @blueprint.get("/fhir/<type_>/<id_>")
+    @blueprint.get("/fhir/<type_>/<id_>/_history/1")
     def read(type_: str, id_: str) -> Response:
+        """Charts never change, so there is one version of everything."""
         if type_ == "Endpoint" and id_ == ENDPOINT_ID:
             return _answer(_endpoint())
         found = store.charts().resources.get(type_, {}).get(id_)

@@ -1,0 +1,110 @@
+"""What `model.json` says of the model that answered: how good, on whom, and where it must not be trusted.
+
+Read leniently and only as far as the page shows it: the file belongs to `models/card.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+
+from cds_service.advice.estimates import TRAINED_ON
+from cds_service.pages.snapshot import Answering, Figure, ModelView
+from cds_service.pages.words import FIGURES
+from models.contract import Assessment
+
+log = logging.getLogger(__name__)
+FILE = "model.json"
+
+
+class _Estimated(msgspec.Struct):
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class _Target(msgspec.Struct):
+    ages: tuple[int, int | None]
+    evaluated: str
+    figures: dict[str, _Estimated | float | None]
+    standing: str
+    limits: tuple[str, ...]
+
+
+class _Source(msgspec.Struct):
+    title: str
+    licence: str
+    url: str
+
+
+class _Weights(msgspec.Struct):
+    sha256: str
+
+
+class _Card(msgspec.Struct):
+    weights: _Weights
+    targets: dict[str, _Target]
+    known_limits: tuple[str, ...]
+    sources: tuple[_Source, ...]
+
+
+def model_view(assessment: Assessment, folder: Path | None) -> ModelView:
+    """The model that answered, with its card where the card on disk is of the very same weights."""
+    card = _read(folder / FILE) if folder is not None else None
+    name, trained = assessment.model, TRAINED_ON[assessment.tier]
+    if card is None or card.weights.sha256 != assessment.digest:
+        return ModelView(name=name, digest=assessment.digest, trained_on=trained, card_found=False)
+    titles = {target: estimate.target.title for target, estimate in assessment.estimates.items()}
+    return ModelView(
+        name=name,
+        digest=assessment.digest,
+        trained_on=trained,
+        card_found=True,
+        # What concerns one target stands with it; targets that were not asked are not this page's business.
+        limits=tuple(text for text in card.known_limits if not text.startswith(tuple(f"{t}:" for t in card.targets))),
+        targets=tuple(_answering(title, card.targets[t]) for t, title in titles.items() if t in card.targets),
+        sources=tuple((s.title, s.licence, s.url) for s in card.sources),
+    )
+
+
+def _answering(title: str, target: _Target) -> Answering:
+    low, high = target.ages
+    return Answering(
+        title=title,
+        standing=target.standing,
+        evaluated=target.evaluated,
+        ages=f"{low} years and older" if high is None else f"{low} to {high} years",
+        patients=_count(target.figures, "patients"),
+        positives=_count(target.figures, "positives"),
+        figures=tuple(
+            Figure(name=words, value=found.value, low=found.low, high=found.high)
+            for name, words in FIGURES.items()
+            if isinstance(found := target.figures.get(name), _Estimated)
+        ),
+        limits=target.limits,
+    )
+
+
+def _count(figures: Mapping[str, _Estimated | float | None], name: str) -> int:
+    found = figures.get(name)
+    return int(found) if isinstance(found, int | float) else 0
+
+
+def _read(path: Path) -> _Card | None:
+    try:
+        return _decoded(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=8)
+def _decoded(path: Path, changed: int) -> _Card | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Card)
+    except (OSError, msgspec.DecodeError):
+        log.warning("model card unreadable", extra={"fields": {"model": path.parent.name}})
+        return None

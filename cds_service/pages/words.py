@@ -1,0 +1,58 @@
+"""Our words on the evidence page for what the record and the evidence name by code."""
+
+from __future__ import annotations
+
+EVIDENCE = {
+    "patient": "patient",
+    "encounter": "encounter",
+    "labs": "laboratory results",
+    "kidney": "kidney function results",
+    "vitals": "vital signs",
+    "conditions": "problem list",
+    "meds": "medication list",
+    "allergies": "allergies",
+    "orders": "existing orders",
+    "studies": "imaging studies",
+    "films": "chest films",
+    "reports": "radiology reports",
+    "genes": "genomic results",
+    "goals": "goals of care",
+    "preg": "pregnancy status",
+    "procedures": "procedures",
+    "model": "the model's estimate",
+}
+GAPS = {
+    "unknown-code": "has no code that is read here",
+    "unknown-unit": "has a unit that is not known here; a unit is never guessed",
+    "no-unit": "has no unit; a unit is never guessed",
+    "out-of-limits": "has a value outside what is possible",
+    "no-value": "has no value",
+    "no-time": "has no time",
+    "future": "is dated after this call",
+    "bad-status": "is cancelled, entered in error, or not yet a result",
+    "malformed": "could not be read",
+    "other-patient": "belongs to another patient, and was left out",
+    "conflicting-unit": "names two different units",
+    "not-an-image": "is no image",
+    "wrong-image": "is not the image it was named as",
+    "unsupported-image": "is an image in a form that is not read here",
+    "no-patient": "names no patient",
+    "specimen-quality": "was measured in a spoilt sample",
+    "superseded": "was replaced by a better or newer result",
+    "not-read": "is of a kind that is not read here",
+}
+HOOKS = {
+    "patient-view": "opening the chart",
+    "order-select": "choosing an order",
+    "order-sign": "signing an order",
+    "order-dispatch": "dispatching an order",
+    "appointment-book": "booking an appointment",
+    "encounter-start": "starting an encounter",
+    "encounter-discharge": "discharging the patient",
+    "medication-refill": "refilling a medication",
+    "problem-list-item-create": "adding to the problem list",
+    "allergyintolerance-create": "adding an allergy",
+}
+FIGURES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "Calibration error (ECE)"}
+EXPECTED = frozenset({"superseded", "unknown-code", "not-read", "bad-status"})
+"""Gaps every chart has many of: shown as a count, not one by one."""
