@@ -93,7 +93,7 @@ def finish(
         calibration=calibration,
         gate=None if gate is None else gate.numbers,
         targets=cards,
-        known_limits=known_limits(cards, gate, recipe),
+        known_limits=known_limits(cards, shards, gate, recipe),
         torch=str(torch.__version__),
         trained_seconds=round(time.monotonic() - begun),
     )
@@ -126,6 +126,7 @@ def _frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) 
         labels,
         baselines_by_fold(shard, rows, target.name),
         f"{count}-fold cross-validation by patient of the head; the towers never saw these patients",
+        folded=True,
     )
 
 
@@ -210,15 +211,19 @@ def _source_card(shard: Shard) -> SourceCard:
     )
 
 
-def known_limits(cards: Mapping[str, TargetCard], gate: ImageGate | None, recipe: Recipe) -> tuple[str, ...]:
-    """The limits of all targets as sentences, from their figures."""
+def known_limits(
+    cards: Mapping[str, TargetCard], shards: Mapping[str, Shard], gate: ImageGate | None, recipe: Recipe
+) -> tuple[str, ...]:
+    """The limits of all sources and targets as sentences, from their headers and their figures."""
     found = [
         "Not validated for care: "
         + {"generated": "trained and judged on generated patients only."}.get(
             recipe.tier, "trained on small public data sets, judged on other patients of the same hospitals."
         )
     ]
-    found += [f"{name}: {limit}" for name, c in cards.items() for limit in c.limits]
+    notes = {shard.header.source: shard.header.notes for shard in shards.values() if shard.header.notes}
+    found += [f"{source}: {note}" for source, note in sorted(notes.items())]
+    found += [f"{n}: {limit}" for n, c in cards.items() for limit in c.limits if limit not in notes.values()]
     found += [f"{name}: withheld, the model abstains." for name, c in cards.items() if c.standing == "withheld"]
     if gate is not None:
         found.append(f"The image gate refuses {gate.numbers.false_refusals['all']:.1%} of proper validation films.")

@@ -42,6 +42,7 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fusion_gain  AUROC of all together less that of the best single modality, None with one modality
     baselines    what the answer can be had from without the evidence: age and sex; those and the circumstances
     margin       AUROC less that of the strongest baseline, paired
+    trees        for targets on results alone: boosted trees fitted on the same cases, and our AUROC less theirs
     subgroups    sex, age band, view; a slice with fewer than ten positive or negative patients is not shown
     """
 
@@ -56,6 +57,8 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slices: dict[str, dict[str, Figures]]
     standing: Standing
     limits: tuple[str, ...]
+    trees: Figures | None = None
+    over_trees: Estimated | None = None
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

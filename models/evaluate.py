@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from models.calibration import Floats, cross_fitted
 from models.card import Standing, TargetCard
+from models.comparator import boosted_scores
 from models.contract import Target
 from models.data import Shard, read_shard
 from models.metrics import RESAMPLES, Estimated, Figures, auroc, difference, figures
@@ -38,6 +39,7 @@ class Judged:
     labels: Floats
     baseline: Mapping[str, Floats]
     how: str
+    folded: bool = False
 
     @property
     def patients(self) -> NDArray[np.int64]:
@@ -137,7 +139,10 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
             labels[used], logits[used], judged.baseline[rival][used], patients[used], weights[used], resamples=resamples
         )
     slices = _slices(judged, complete, names, resamples)
+    trees, over_trees = _against_trees(judged, logits, used, resamples)
     standing, limits = _standing(judged, served, gain=gain, margin=margin, rival=rival, slices=slices)
+    if over_trees is not None and over_trees.high < 0.0:
+        limits = (*limits, f"Gradient-boosted trees on the same results do better: AUROC difference {_ci(over_trees)}.")
     return TargetCard(
         ages=judged.shard.header.ages,
         evaluated=judged.how,
@@ -146,6 +151,8 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
         fusion_gain=gain,
         baselines=baselines,
         margin=margin,
+        trees=trees,
+        over_trees=over_trees,
         subgroups=_subgroups(judged, logits, used, resamples),
         slices=slices,
         standing=standing,
@@ -162,6 +169,8 @@ def _unjudged(judged: Judged) -> TargetCard:
         fusion_gain=None,
         baselines={},
         margin=None,
+        trees=None,
+        over_trees=None,
         subgroups={},
         slices={},
         standing="withheld",
@@ -196,6 +205,20 @@ def _gain(
         judged.patients[complete],
         judged.weights[complete],
         resamples=resamples,
+    )
+
+
+def _against_trees(
+    judged: Judged, logits: Floats, used: NDArray[np.bool_], resamples: int
+) -> tuple[Figures | None, Estimated | None]:
+    """Targets on results alone are measured against boosted trees; a validation split is needed to be fair to both."""
+    if judged.target.modalities != ("labs",) or judged.folded:
+        return None, None
+    scores = boosted_scores(judged.shard, judged.target.name, judged.predictions.rows[used])
+    labels, patients, weights = judged.labels[used], judged.patients[used], judged.weights[used]
+    return (
+        figures(labels, scores, patients, weights, resamples=resamples),
+        difference(labels, logits[used], scores, patients, weights, resamples=resamples),
     )
 
 

@@ -168,7 +168,8 @@ def test_the_training_table_and_the_fhir_bundle_of_a_patient_give_equal_tensors(
     cases = {c.record.images[0].sop_uid: c for c in read_hannover(data / "cxr_hannover_paired")}
     compared = {"film": 0, "results": 0, "mode": set()}
     for row in manifest.itertuples(index=False):
-        bundle = json.loads(gzip.open(data / "fhir_hannover" / "bundles" / f"{row.patient_id}.json.gz").read())
+        packed = (data / "fhir_hannover" / "bundles" / f"{row.patient_id}.json.gz").read_bytes()
+        bundle = json.loads(gzip.decompress(packed))
         resources = [e["resource"] for e in bundle["entry"]]
         patient = next(r for r in resources if r["resourceType"] == "Patient")
         study = next(
