@@ -23,8 +23,7 @@ from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking
 from fhir_mappers.read import read_orders, read_record
 from fhir_mappers.record import PatientRecord
 from fhir_mappers.tensors import to_fusion_input
-from models.contract import Assessment, Assessor, FusionInput, without
-from models.serving import EngineBusy, EngineTimeout
+from models.contract import Assessment, Assessor, EngineBusy, EngineTimeout, FusionInput, without
 
 log = logging.getLogger("cds_service.consult")
 
@@ -62,14 +61,22 @@ Keep = Callable[[Case, list[Card]], list[Card]]
 
 @dataclass(slots=True)
 class Stages:
-    """Milliseconds per stage, for the log."""
+    """How one call goes, stage by stage, for the log, the metrics and the traces.
 
-    started: float = field(default_factory=time.perf_counter)
+    ms       milliseconds per stage
+    spans    stage, begin and end in seconds of the monotonic clock
+    missing  what could not be had, as far as it is known yet
+    """
+
+    started: float = field(default_factory=time.monotonic)
     ms: dict[str, int] = field(default_factory=dict)
+    spans: list[tuple[str, float, float]] = field(default_factory=list)
+    missing: tuple[Shortfall, ...] = ()
 
     def done(self, stage: str) -> None:
-        now = time.perf_counter()
+        now = time.monotonic()
         self.ms[stage] = round((now - self.started) * 1000)
+        self.spans.append((stage, self.started, now))
         self.started = now
 
 
@@ -95,14 +102,17 @@ def consult(
     profile: Profile = "non_device",
     base_url: str = "",
     keep: Keep | None = None,
+    stages: Stages | None = None,
 ) -> list[Card]:
     """Answer one hook call of one service. `keep` sees the cards last, and gives them the links to their evidence.
+
+    What `stages` was given is filled in, also when this raises.
 
     Raises MissingEvidence when required evidence was neither sent nor reachable in time. A model that is busy, late or
     broken costs the estimate, never the cards that rest on rules alone. Where there is no time even for rules the
     answer is empty, and the log says so.
     """
-    stages = Stages()
+    stages = Stages() if stages is None else stages
     if not service.concerns(request.hook, read_orders(request.drafts(), request.received_at)):
         audit(Line(service, request, stages))
         return []
@@ -111,6 +121,7 @@ def consult(
         plan = replace(plan, films={})  # no card may rest on a film, so none is asked for
     evidence = gather(plan, fhir, deadline.leaving(service.thinking_s))
     stages.done("evidence")
+    stages.missing = evidence.shortfalls
     require(service, evidence)
     with means.decoders.native(evidence.dicom, deadline.leaving(service.thinking_s / 2)) as films:
         stages.done("films")
@@ -134,6 +145,7 @@ def consult(
         if keep is not None:
             cards = keep(case, cards)
     stages.done("advice")
+    stages.missing = missing
     audit(Line(service, request, stages, missing, thought.assessment), cards)
     return cards
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -62,6 +65,9 @@ class FhirClient:
         self._sizes: Mapping[Kind, int] = {"fhir": fhir_in_flight, "dicomweb": dicomweb_in_flight}
         self._lock = threading.Lock()
         self._pools: dict[tuple[Kind, Base], ThreadPoolExecutor] = {}
+        self._in_use: Counter[tuple[Kind, Base]] = Counter()
+        self.fetched: Callable[[str, Kind, str, float], None] = lambda tenant, kind, outcome, seconds: None
+        """Told of every GET: tenant, kind, `ok` or the reason of its failure, and the seconds it took."""
 
     def for_request(self, request: HookRequest, client: Client | None) -> Reads:
         """The reads of one call: at the `fhirServer` it names, if that is registered for `client`, with its token."""
@@ -86,6 +92,25 @@ class FhirClient:
             if (kind, base) not in self._pools:
                 self._pools[kind, base] = ThreadPoolExecutor(self._sizes[kind], thread_name_prefix=kind)
             return self._pools[kind, base]
+
+    @contextmanager
+    def using(self, kind: Kind, base: Base) -> Iterator[None]:
+        """Counts a thread of a pool as busy."""
+        with self._lock:
+            self._in_use[kind, base] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_use[kind, base] -= 1
+
+    def fullest(self) -> Mapping[Kind, tuple[int, int]]:
+        """Per kind: busy threads of the server that keeps most of them busy, and how many a server may have."""
+        with self._lock:
+            busy = {
+                kind: max((n for (k, _), n in self._in_use.items() if k == kind), default=0) for kind in self._sizes
+            }
+        return {kind: (busy[kind], size) for kind, size in self._sizes.items()}
 
 
 @dataclass(slots=True)
@@ -153,7 +178,8 @@ class Reads:
 
         def carry_out() -> T | Failed:
             try:
-                return task()
+                with self.client.using(kind, base):
+                    return task()
             except FetchFailed as failed:
                 return Failed(failed.reason)
             except dicomweb.BadAnswer:
@@ -179,7 +205,16 @@ class Reads:
         try:
             if permit is None:
                 raise FetchFailed("unreachable")
-            got = self.client.transport.get(call, ask)
+            began = time.monotonic()
+            outcome = "error"
+            try:
+                got = self.client.transport.get(call, ask)
+                outcome = "ok"
+            except FetchFailed as failed:
+                outcome = failed.reason
+                raise
+            finally:
+                self.client.fetched(self.tenant, kind, outcome, time.monotonic() - began)
             permit.ended(good=True)
             return got
         except FetchFailed as failed:

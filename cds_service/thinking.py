@@ -12,13 +12,12 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from cds_service.deadline import Deadline, Monotonic
 from cds_service.pace import Pace
-from models.contract import Assessment, Assessor, Estimate, FusionInput
-from models.serving import EngineBusy, EngineTimeout
+from models.contract import Assessment, Assessor, EngineBusy, EngineTimeout, Estimate, FusionInput
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +67,12 @@ class Thinking:
     """Every call of every model of a process passes here. Shared by all threads.
 
     failures  kind -> how often, since the start
+    took      told the model and the seconds of every answer and every time-out
     """
 
     def __init__(self, clock: Monotonic = time.monotonic) -> None:
         self._clock = clock
+        self.took: Callable[[str, float], None] = lambda model, seconds: None
         self._lock = threading.Lock()
         self._paces: dict[tuple[str, Depth], Pace] = {}
         self._in_a_row: Counter[str] = Counter()
@@ -120,11 +121,11 @@ class Thinking:
         except EngineBusy:
             raise
         except EngineTimeout:
-            self._pace(model, depth).note(self._clock() - began)
+            self._note(model, depth, self._clock() - began)
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model raises costs the estimate, never the rules
             raise self._failed(model, _kind(error), error) from None
-        self._pace(model, depth).note(self._clock() - began)
+        self._note(model, depth, self._clock() - began)
         if not _sound(assessment):
             raise self._failed(model, "not-a-number", None)
         with self._lock:
@@ -136,6 +137,10 @@ class Thinking:
             if (model, depth) not in self._paces:
                 self._paces[model, depth] = Pace(self._clock)
             return self._paces[model, depth]
+
+    def _note(self, model: str, depth: Depth, seconds: float) -> None:
+        self._pace(model, depth).note(seconds)
+        self.took(model, seconds)
 
     def _failed(self, model: str, kind: Failure, error: Exception | None) -> ModelFailed:
         with self._lock:

@@ -293,6 +293,10 @@ class Store:
         scrub(self._engines.url)
         return erased
 
+    def tell_commits(self, took: Callable[[float], None]) -> None:
+        """From now on `took` is told the seconds of every transaction."""
+        self._writer.took = took
+
     def health(self) -> Health:
         now = time.monotonic()
         box = self._box

@@ -55,6 +55,8 @@ class Writer:
         self.failing = False
         self.committed_at = time.monotonic()
         self.commits = 0
+        self.took: Callable[[float], None] = lambda seconds: None
+        """Told the seconds each transaction took, its commit included."""
         self._thread = threading.Thread(target=self._loop, name="state-writer", daemon=True)
         self._thread.start()
 
@@ -122,6 +124,7 @@ class Writer:
     def _write(self, jobs: list[_Job]) -> None:
         """Every future of `jobs` is answered when this returns. Each turn ends all of them, or one."""
         while jobs:
+            began = time.monotonic()
             try:
                 with told_plainly():
                     done = self._transaction(jobs)
@@ -138,6 +141,7 @@ class Writer:
             self.failing = False
             self.commits += 1
             self.committed_at = time.monotonic()
+            self.took(self.committed_at - began)
             for job, (value, failure) in zip(jobs, done, strict=True):
                 if failure is None:
                     job.future.set_result(value)

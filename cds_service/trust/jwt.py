@@ -10,9 +10,10 @@ import binascii
 import logging
 import re
 from base64 import urlsafe_b64decode
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from joserfc import jws
 from joserfc.errors import JoseError
@@ -36,23 +37,45 @@ REFUSAL = "the caller is not known here"
 _BEARER = re.compile(r"(?i)bearer +([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 
 
+Refusal = Literal[
+    "no-token",
+    "malformed",
+    "issuer",
+    "header",
+    "crit",
+    "jku",
+    "audience",
+    "times",
+    "expired",
+    "not-yet",
+    "lifetime",
+    "jti",
+    "signature",
+    "replay",
+]
+
+
 class _Refused(Exception):
     """Carries the reason, of a closed set, to the log."""
 
-    def __init__(self, reason: str, client: Client | None = None) -> None:
+    def __init__(self, reason: Refusal, client: Client | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason: Refusal = reason
         self.client = client
 
 
 class Verifier:
-    """Checks callers against the clients file. Shared by all threads."""
+    """Checks callers against the clients file. Shared by all threads.
+
+    refused  reason -> how often, since the start
+    """
 
     def __init__(self, clients: Clients, settings: Settings, seen: ReplayStore, keys: KeySets | None = None) -> None:
         self._clients = clients
         self._base_url = settings.base_url
         self._seen = seen
         self._keys = keys or KeySets(clients.all)
+        self.refused: Counter[Refusal] = Counter()
 
     def warm(self) -> None:
         self._keys.warm(self._clients.all)
@@ -65,6 +88,7 @@ class Verifier:
         try:
             return self._verify(headers.get("Authorization", ""), url_path, now.timestamp())
         except _Refused as refused:
+            self.refused[refused.reason] += 1
             name = refused.client.name if refused.client else None
             log.warning("caller refused", extra={"fields": {"reason": refused.reason, "client": name}})
             raise Unauthorized(REFUSAL) from None

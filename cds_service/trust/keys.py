@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
@@ -37,6 +38,9 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = {
 """What a key may sign with, by its own type. A token's `alg` only chooses among these."""
 
 
+Refresh = Literal["ok", "failed"]
+
+
 class KeysUnavailable(Exception):
     """This caller's keys were never read, and cannot be read now."""
 
@@ -63,7 +67,7 @@ class _Known:
 
 
 class KeySets:
-    """One cached key set per registered client.
+    """One cached key set per registered client. `refreshed` counts how reading them ended, since the start.
 
     Raises ClientsError for a client whose keys could never be read safely.
     """
@@ -75,6 +79,7 @@ class KeySets:
         self._clock = clock
         self._lock = threading.Lock()
         self._known = {client.issuer: _Known() for client in clients}
+        self.refreshed: Counter[Refresh] = Counter()
         for client in clients:
             _check_source(client)
 
@@ -133,6 +138,7 @@ class KeySets:
             with self._lock:
                 known.under_way = None
             done.set()
+        self.refreshed["failed" if reason else "ok"] += 1
         level = logging.WARNING if reason else logging.INFO
         log.log(level, "key set", extra={"fields": {"client": client.name, "keys": len(known.keys), "error": reason}})
 
