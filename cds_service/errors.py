@@ -6,7 +6,7 @@ import json
 from http import HTTPStatus
 
 from cds_service.state.errors import StateUnavailable
-from models.serving import EngineBusy, EngineTimeout
+from models.contract import EngineBusy, EngineTimeout
 
 
 class ServiceError(Exception):

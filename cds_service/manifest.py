@@ -30,7 +30,7 @@ HOOKS = (
     "problem-list-item-create",
     "allergyintolerance-create",
 )
-PATIENT_TOKEN = "{{context.patientId}}"
+PATIENT_TOKEN = "{{context.patientId}}"  # noqa: S105 - a prefetch token, no secret
 DEFAULT_BUDGET_MS = {"order-sign": 2000}
 PATIENT_PARAMETER = {"Patient": "_id"}
 

@@ -155,6 +155,14 @@ class Assessment:
     unused: Mapping[str, str] = field(default_factory=dict)
 
 
+class EngineBusy(RuntimeError):
+    """The queue is full: more patients wait than can be answered in time."""
+
+
+class EngineTimeout(RuntimeError):
+    """The time the caller gave ran out before there was an answer."""
+
+
 class Assessor(Protocol):
     """What the service needs of an engine, in this process or elsewhere."""
 
@@ -164,7 +172,7 @@ class Assessor(Protocol):
     def assess(self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None) -> Assessment:
         """Assess one patient within `timeout` seconds.
 
-        Raises `models.serving.EngineBusy` when the queue is full and `EngineTimeout` when the time ran out.
+        Raises `EngineBusy` when the queue is full and `EngineTimeout` when the time ran out.
         """
         ...
 

@@ -24,20 +24,12 @@ import torch
 from models.answers import Answerer
 from models.card import Card, TargetCard
 from models.checkpoint import load_checkpoint
-from models.contract import Assessment, FusionInput, InputSpec, Tier, empty_signal
+from models.contract import Assessment, EngineBusy, EngineTimeout, FusionInput, InputSpec, Tier, empty_signal
 
 log = logging.getLogger(__name__)
 
 QUEUE = 64
 MICRO_BATCH = 8
-
-
-class EngineBusy(RuntimeError):
-    """The queue is full: more patients wait than can be answered in time."""
-
-
-class EngineTimeout(RuntimeError):
-    """The time the caller gave ran out before there was an answer."""
 
 
 class EngineClosed(EngineBusy):
