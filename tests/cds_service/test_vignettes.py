@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cds_service.consult import Means, consult
 from cds_service.deadline import Deadline
 from cds_service.fhir_client import FhirClient
 
-BUILT = ("imaging-safety", "cxr-insight", "deterioration")
+BUILT = ("imaging-safety", "cxr-insight", "deterioration", "precision-prescribing", "chest-treatment", "lung-precision")
 NOT_YET = {
     ("S03", "imaging-safety"),  # IS-04, contrast allergy, comes with a later stage
 }
@@ -73,7 +74,7 @@ def test_every_card_a_vignette_wants_of_these_services_says_what_it_must(vignett
             for words in wanted["must_not_contain"]:
                 assert words.lower() not in text_of(card), f"{vignette['id']}: {words}"
             checked += 1
-    assert checked == 3
+    assert checked >= 6
 
 
 def test_s01_offers_the_study_without_contrast_the_metformin_hold_and_creatinine_after_48_h(
@@ -99,6 +100,41 @@ def test_s08_asks_for_a_human_read_and_orders_no_treatment(vignettes: dict[str, 
     assert task["resourceType"] == "Task"
     assert task["code"]["text"] == "urgent radiologist read"
     assert task["focus"] == {"reference": "ImagingStudy/study1"}
+
+
+def test_s10_offers_furosemide_and_removal_and_recommends_neither(vignettes: dict[str, dict[str, Any]]) -> None:
+    (card,) = from_vignette(vignettes["S10"]).cards("chest-treatment")
+    (drug,) = resources_of(card, "MedicationRequest")
+    assert drug["medicationCodeableConcept"]["coding"][0]["code"] == "4603"
+    deletes = [a["resourceId"] for a in actions_of(card) if a["type"] == "delete"]
+    assert "MedicationRequest/m1" in deletes
+    assert not any(s.is_recommended for s in card.suggestions)
+
+
+def test_s10_with_a_procalcitonin_of_0_3_is_silent(vignettes: dict[str, dict[str, Any]]) -> None:
+    chart = from_vignette(vignettes["S10"])
+    infected = tuple(
+        {**r, "valueQuantity": {"value": 0.3, "unit": "ng/mL"}}
+        if any(c["code"] == "33959-8" for c in r.get("code", {}).get("coding", ()))
+        else r
+        for r in chart.resources
+    )
+    assert dataclasses.replace(chart, resources=infected).cards("chest-treatment") == []
+
+
+def test_s14_removes_the_checkpoint_inhibitor_and_offers_osimertinib(vignettes: dict[str, dict[str, Any]]) -> None:
+    (card,) = from_vignette(vignettes["S14"]).cards("lung-precision")
+    (drug,) = resources_of(card, "MedicationRequest")
+    assert drug["medicationCodeableConcept"]["coding"][0]["code"] == "1721560"
+    assert [a["resourceId"] for a in actions_of(card) if a["type"] == "delete"] == ["MedicationRequest/m1"]
+
+
+def test_s14_with_a_germline_variant_says_nothing_of_the_driver(vignettes: dict[str, dict[str, Any]]) -> None:
+    vignette = json.loads(json.dumps(vignettes["S14"]))
+    vignette["data"]["genomics"][0]["source"] = "germline"
+    cards = from_vignette(vignette).cards("lung-precision")
+    assert all("Leu858Arg" not in text_of(card) for card in cards)
+    assert all(card.indicator != "critical" for card in cards)
 
 
 def test_s11_offers_rapid_response_review_and_lactate(vignettes: dict[str, dict[str, Any]]) -> None:

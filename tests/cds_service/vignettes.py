@@ -7,6 +7,7 @@ stood in for: `Answers` says what a vignette's `data.model` says, through the co
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from imaging_charts import as_asked, findings
+from vignette_genes import gene_result, of_the_tumour
 
 from cds_service.advice import load_advice
 from cds_service.cards import Card
@@ -242,13 +245,16 @@ class Chart:
         if self.hook.startswith("order-"):
             entries = [{"resource": d} for d in self.drafts]
             context["draftOrders"] = {"resourceType": "Bundle", "type": "collection", "entry": entries}
+        if self.hook == "medication-refill":
+            context["medications"] = {"resourceType": "Bundle", "entry": [{"resource": d} for d in self.drafts]}
         if self.hook == "order-select":
             refs = [f"{d['resourceType']}/{d['id']}" for d in self.drafts]
             context["selections"] = list(refs if self.selections is None else self.selections)
         prefetch: Resource = {}
         for key, item in service(name).evidence.items():
             type_ = (item.read or item.search or "").replace("/", "?").partition("?")[0]
-            found = [r for r in self.resources if r["resourceType"] == type_]
+            also = {name.capitalize() for name in re.findall(rf"_include={type_}:(\w+)", item.search or "")}
+            found = [r for r in self.resources if r["resourceType"] in {type_, *also}]
             if item.read is not None:
                 prefetch[key] = found[0] if found else None
             else:
@@ -308,12 +314,13 @@ def from_vignette(vignette: Mapping[str, Any]) -> Chart:
         resources.append(observation(f"o{i}", o["code"], o["value"], o["unit"], o["at"], status=o["status"]))
     for i, c in enumerate(data.get("conditions", [])):
         onset = {"onsetDateTime": c["onset"]} if "onset" in c else {}
-        resources.append(condition(f"c{i}", c["icd10"], c["status"], **onset))
+        resources.append(condition(f"c{i}", c["icd10"], c["status"], **onset, **of_the_tumour(c)))
     for m in data.get("medications", []):
         resources.append(medication(m["ref"].partition("/")[2], m["rxcui"], m["text"], m["status"]))
+    resources += [gene_result(f"g{i}", g) for i, g in enumerate(data.get("genomics", []))]
     for i, image in enumerate(data.get("imaging", []), start=1):
         study, dicom = film(i, image["at"], image.get("view", "PA"))
-        resources.append(study)
+        resources += [study, *findings(i, image)]
         films.append(dicom)
         if image["report"] != "none":
             resources.append(
@@ -333,7 +340,7 @@ def from_vignette(vignette: Mapping[str, Any]) -> Chart:
     for d in vignette["draftOrders"]:
         type_, _, id_ = d["ref"].partition("/")
         if type_ == "ServiceRequest":
-            drafts.append(imaging_order(id_, d["loinc"], d["text"], d["priority"]))
+            drafts.append(as_asked(imaging_order(id_, d["loinc"], d["text"], d["priority"]), d))
         else:
             drafts.append(medication(id_, d["rxcui"], d["text"], "draft"))
     stub = {k: v for k, v in data.get("model", {}).items() if isinstance(v, dict)}
