@@ -78,26 +78,29 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
     """What waitress itself refuses, and what we turn away before a thread takes it, as an OperationOutcome."""
 
     def execute(self) -> None:
-        code = self.request.error.code
+        fault = self.request.error
         error: ServiceError
-        if isinstance(self.request.error, Overloaded):
+        if isinstance(fault, Overloaded):
             error = Unavailable("more calls are waiting than can be answered in time")
-            self.response_headers.append(("Retry-After", str(self.request.error.retry_after_s)))
-        elif code == 413:
+            self.response_headers.append(("Retry-After", str(fault.retry_after_s)))
+        elif fault.code == 413:
             error = TooLarge("the body is larger than this service reads")
-        elif code >= 500:
+        elif fault.code >= 500:
             error = ServiceError("the request cannot be answered")
         else:
             error = BadRequest("the request is not well-formed HTTP/1.1")
         body = operation_outcome(error)
-        self.status = f"{code} {HTTPStatus(code).phrase}"
+        self.status = f"{fault.code} {HTTPStatus(fault.code).phrase}"
         self.response_headers += [
             ("Content-Type", "application/json"),
             ("Cache-Control", "no-store"),
             *cors_headers(self.request.headers.get("ORIGIN", ""), self.channel.server.settings).items(),
         ]
         self.content_length = len(body)
-        self.set_close_on_finish()
+        if not isinstance(fault, Overloaded):
+            # What follows on this connection could not be told from the rest of a broken request. One that is turned
+            # away was whole: to make its caller connect again would only add to the load.
+            self.set_close_on_finish()
         self.write(body)
 
 
