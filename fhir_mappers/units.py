@@ -37,10 +37,6 @@ _SPELLINGS = {
     "in": "[in_i]",
     **dict.fromkeys(("sec", "SECONDS", "seconds"), "s"),
     **dict.fromkeys(("bpm", "beats/min", "breaths/min", "/minute"), "/min"),
-    **dict.fromkeys(("ng/mL FEU", "ng/mL (FEU)"), "ng/mL{FEU}"),
-    **dict.fromkeys(("ng/mL DDU", "ng/mL (DDU)"), "ng/mL{DDU}"),
-    **dict.fromkeys(("mg/L FEU", "mg/L (FEU)"), "mg/L{FEU}"),
-    **dict.fromkeys(("ug/mL FEU", "ug/mL (FEU)"), "ug/mL{FEU}"),
     **dict.fromkeys(("MG/DL", "mg/dl"), "mg/dL"),
     **dict.fromkeys(("g/dl", "G/DL"), "g/dL"),
     **dict.fromkeys(("ng/ml", "NG/ML"), "ng/mL"),
@@ -52,8 +48,8 @@ _SPELLINGS = {
     **dict.fromkeys(("uIU/mL",), "u[IU]/mL"),
 }
 _PER_1_73 = re.compile(r"(?i)^ml/min/\[?\{?\(?1\.73_?\s?m(?:2|\^2|²)\]?\}?\)?$|^ml/min per 1\.73 ?m2$")
-
-
+_D_DIMER = re.compile(r"(\S+)\s+\(?(FEU|DDU)\)?")
+"""`ng/mL FEU`, `mg/L (DDU)`: which of the two D-dimer units a laboratory prints after the mass."""
 _LITRE = re.compile(r"(?<![A-Za-z{\[])([dcmunpf]?)l(?![A-Za-z])")
 
 
@@ -64,6 +60,8 @@ def normalise_unit(unit: str) -> str:
     UCUM itself spells the litre `l` or `L`, and the arbitrary international unit `[iU]` or `[IU]`: one of each here.
     """
     text = unit.strip().replace("µ", "u").replace("μ", "u")
+    if d_dimer := _D_DIMER.fullmatch(text):
+        return f"{normalise_unit(d_dimer[1])}{{{d_dimer[2]}}}"
     if _PER_1_73.match(text):
         return "mL/min/{1.73_m2}"
     if text.startswith("mcg"):

@@ -216,3 +216,17 @@ def test_a_nodule_code_means_something_in_its_own_role_only() -> None:
     assert nodule_terms(radlex, "attenuation") == {"part_solid"}
     assert nodule_terms(radlex, "size") == frozenset()
     assert nodule_terms((("http://snomed.info/sct", "39607008"),), "finding") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("printed", "ucum"),
+    [
+        ("ng/mL FEU", "ng/mL{FEU}"),
+        ("ug/L FEU", "ug/L{FEU}"),
+        ("mg/l (DDU)", "mg/L{DDU}"),
+        ("mcg/mL FEU", "ug/mL{FEU}"),
+        ("FEU", "FEU"),
+    ],
+)
+def test_a_d_dimer_keeps_which_of_its_two_units_it_was_printed_in(printed: str, ucum: str) -> None:
+    assert normalise_unit(printed) == ucum
