@@ -1,0 +1,39 @@
+"""What the model makes of the two newest comparable chest films, as one line beside a deterministic rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cds_service.advice.chest_films import read_films, read_findings
+from cds_service.advice.estimates import RESEARCH, TRAINED_ON
+from cds_service.advice.packs import care
+from cds_service.advice.writing import day, probability
+
+if TYPE_CHECKING:
+    from cds_service.consult import Case
+
+ADULT = 18
+
+
+def change_line(case: Case) -> str:
+    """`Model ...: effusion same, 0.12 to 0.14`; empty where the model had not two films, or may not speak (MX-2, MX-8).
+
+    The finding named is the one the model is surest of on the newer film.
+    """
+    assessment = case.assessment
+    if assessment is None or case.profile != "research_imaging" or care.under(case.record, ADULT) is not False:
+        return ""
+    films = read_films(case)
+    if films is None or films.prior is None:
+        return ""
+    compared = [f for f in read_findings(case, assessment, films) if f.now is not None and f.before is not None]
+    if not compared:
+        return ""
+    moved = [f for f in compared if f.change not in ("same", "not compared")]
+    first = (moved or compared)[0]
+    before, now = probability(first.before or 0.0), probability(first.now or 0.0)
+    said = f"{first.title} {first.change}" if moved else f"no change in {len(compared)} findings, {first.title}"
+    return (
+        f"Model {assessment.model} ({TRAINED_ON[assessment.tier]}), films {day(films.prior.at)} and "
+        f"{day(films.newest.at)}: {said} {before} to {now}. Model estimate, not a diagnosis. {RESEARCH}"
+    )

@@ -1,0 +1,339 @@
+"""imaging-timing: has it just been done, is it already ordered, is it too early or overdue? Rules TM-01 to TM-04.
+
+Here: the repeat of a study that has been done (TM-01) and the order that stands already (TM-02). When a nodule is to be
+looked at again (TM-03, TM-04) is in `nodule_follow_up`. A report's words are shown, and never speak louder than info.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cds_service.advice import drafts
+from cds_service.advice.film_change import change_line
+from cds_service.advice.gate import closed
+from cds_service.advice.nodule_follow_up import early_card, overdue_card
+from cds_service.advice.packs import care
+from cds_service.advice.prior_studies import (
+    Prior,
+    Since,
+    asks_for_more,
+    occurrence,
+    on_the_body,
+    planned,
+    priors,
+    same,
+    sentences,
+    sides_of,
+    since,
+    study_name,
+    window,
+)
+from cds_service.advice.writing import (
+    Fact,
+    card,
+    day,
+    detail,
+    fitting,
+    missing_evidence,
+    moment,
+    override_reasons,
+    rule_line,
+    rule_on,
+    setting,
+    words,
+)
+from cds_service.cards import Card, Link, Suggestion, new_uuid
+from cds_service.markdown import escape_markdown, plain_text
+from fhir_mappers.record import Order
+
+if TYPE_CHECKING:
+    from cds_service.consult import Case
+
+QUOTE_CHARS, CONCLUSION_CHARS, NAME_CHARS = 70, 300, 40
+MOST_REMOVED = 3
+REASONS = override_reasons(
+    (("new-question", "New clinical question"), ("prior-not-adequate", "Prior study not adequate")),
+    without=("patient-contraindication", "patient-refuses"),
+)
+EVIDENCE = {
+    "orders": "existing orders",
+    "studies": "imaging studies",
+    "reports": "radiology reports",
+    "procedures": "procedures",
+    "vitals": "vital signs",
+    "conditions": "problem list",
+    "encounter": "encounter",
+    "goals": "goals of care",
+}
+NEEDED_FOR_A_REPEAT = ("procedures", "vitals", "conditions", "encounter", "studies", "reports")
+"""Without one of these nobody knows that nothing has happened since: the card then recommends nothing."""
+
+
+def advise(case: Case) -> list[Card]:
+    """At most one card."""
+    if closed(case):
+        return []
+    if not case.request.hook.startswith("order-"):
+        found = None if care.emergency(case.record) else overdue_card(case)
+        return [found] if found else []
+    ordered = tuple(o for o in case.record.drafts() if o.imaging is not None)
+    if not drafts.touched(case, ordered) or care.emergency(case.record, ordered):
+        return []
+    ordered = tuple(o for o in ordered if not _comparison(case, o))
+    found = _duplicate_card(case, ordered) or _repeat_card(case, ordered) or early_card(case, ordered)
+    return [found] if found else []
+
+
+def _comparison(case: Case, order: Order) -> bool:
+    """A film asked for beside another one on purpose: inspiration and expiration."""
+    codes = frozenset(words(case.service, "comparison_codes"))
+    detail_codes = [c for c in order.resource.get("orderDetail") or () if isinstance(c, dict)]
+    named = [
+        (d.get("system"), d.get("code")) for c in detail_codes for d in c.get("coding") or () if isinstance(d, dict)
+    ]
+    return any(f"{system}|{code}" in codes for system, code in (*order.codes, *named))
+
+
+def _watched_elsewhere(case: Case, order: Order) -> bool:
+    """Films in intensive care are taken day by day."""
+    film = order.imaging is not None and order.imaging.duplicate_group == "cxr"
+    return film and care.in_intensive_care(case.record)
+
+
+# --- TM-02: it is ordered already ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A draft, and the order that stands already."""
+
+    draft: Order
+    other: Order
+
+
+def _duplicate_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
+    rule = rule_on(case.service, "TM-02")
+    pairs = _pairs(case, ordered)
+    if rule is None or not pairs or not drafts.touched(case, [o for p in pairs for o in (p.draft, p.other) if o.draft]):
+        return None
+    first = pairs[0]
+    name, removed = _study(first.draft), tuple(p.draft for p in pairs)
+    who, when = _requester(first.other), _date(case, first.other)
+    known = f"{name} already ordered for {when}"
+    if first.other.draft:
+        heads = [f"{name} is drafted twice for {when}: remove the duplicate."]
+    else:
+        heads = [f"{known} by {who}: remove the duplicate."] if who else []
+        heads.append(f"{known}: remove the duplicate.")
+    more = len({p.draft.ref for p in pairs}) - 1
+    if more:
+        heads = [f"{h.rstrip('.')}, and {more} more." for h in heads]
+    actions = drafts.remove(*removed)
+    label = "Remove the duplicate order" + ("s" if len(actions) > 1 else "")
+    firm = all(p.other.draft or p.other.status == "active" for p in pairs)
+    facts = []
+    for pair in pairs[:MOST_REMOVED]:
+        by = _requester(pair.other)
+        state = "draft" if pair.other.draft else pair.other.status
+        facts.append(
+            Fact(
+                f"{_name(pair.other)}, {state}",
+                f"for {_date(case, pair.other)}" + (f", by {by}" if by else ""),
+                day(pair.other.authored),
+                "Orders" if not pair.other.draft else "Drafts",
+            )
+        )
+        facts.append(Fact("Ordered now", f"{_name(pair.draft)}, for {_date(case, pair.draft)}", "", "Drafts"))
+    return card(
+        case.service,
+        "TM-02",
+        uuid=new_uuid(),
+        indicator=rule.tier,
+        summary=fitting(*heads),
+        detail=detail(
+            why=f"{len(removed)} draft{'s' if len(removed) > 1 else ''} for a study that stands in the orders already.",
+            facts=facts,
+            advice="One study answers both orders; the earlier one is kept.",
+            unknown=missing_evidence(case.shortfalls, EVIDENCE),
+            rule=rule_line(case.service, "TM-02"),
+        ),
+        suggestions=(Suggestion(label, actions, is_recommended=firm),) if actions else (),
+        reasons=REASONS,
+        choose="at-most-one",
+    )
+
+
+def _pairs(case: Case, ordered: tuple[Order, ...]) -> tuple[_Pair, ...]:
+    """Each draft that another order makes needless: of two drafts the later written, of two alike the later named."""
+    kept: list[Order] = [o for o in case.record.orders if not o.draft and o.imaging is not None]
+    found = []
+    for draft in sorted(ordered, key=_written):
+        if _watched_elsewhere(case, draft):
+            continue
+        other = next((o for o in kept if _duplicates(case, draft, o)), None)
+        if other is not None:
+            found.append(_Pair(draft, other))
+        else:
+            kept.append(draft)
+    return tuple(found)
+
+
+def _written(order: Order) -> tuple[bool, float, str]:
+    return order.authored is None, order.authored.timestamp() if order.authored else 0.0, order.ref
+
+
+def _duplicates(case: Case, draft: Order, other: Order) -> bool:
+    record = case.record
+    if draft.imaging is None or other.imaging is None or _refers(draft, other):
+        return False
+    if not same(draft.imaging, sides_of(draft), other.imaging, sides_of(other)):
+        return False
+    # After a procedure another film is a new question, whatever was ordered before it.
+    written = None if other.draft else other.authored
+    if written and any(
+        e.kind == "procedure" and e.start and e.start > written and on_the_body(e) for e in record.events
+    ):
+        return False
+    due = occurrence(other, record.as_of) or (None if other.draft else other.authored) or record.as_of
+    return abs(planned(draft, record.as_of) - due) <= window(record, draft.imaging)
+
+
+def _refers(draft: Order, other: Order) -> bool:
+    """The draft replaces the order, or is its continuation: no duplicate of it."""
+    named = [r for key in ("replaces", "basedOn") for r in draft.resource.get(key) or () if isinstance(r, dict)]
+    return any(isinstance(ref := r.get("reference"), str) and ref.endswith(other.ref) for r in named)
+
+
+def _requester(order: Order) -> str:
+    by = order.resource.get("requester")
+    name = by.get("display") if isinstance(by, dict) else None
+    return plain_text(name, NAME_CHARS) if isinstance(name, str) else ""
+
+
+def _name(order: Order) -> str:
+    return drafts.name_of(order) if order.text else _study(order)
+
+
+def _study(order: Order) -> str:
+    return study_name(order.imaging) if order.imaging is not None else drafts.name_of(order)
+
+
+def _date(case: Case, order: Order) -> str:
+    return day(occurrence(order, case.record.as_of) or (None if order.draft else order.authored) or case.record.as_of)
+
+
+# --- TM-01: it has just been done ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    """A draft, the study that answers it, and what is on record since."""
+
+    draft: Order
+    prior: Prior
+    since: Since
+
+    @property
+    def removable(self) -> bool:
+        """Whether the report is there and does not itself ask for another study."""
+        return self.prior.report is not None and not asks_for_more(self.prior.conclusion)
+
+
+def _repeat_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
+    rule = rule_on(case.service, "TM-01")
+    found = [r for o in ordered if drafts.touched(case, [o]) and (r := _repeat(case, o)) is not None]
+    if rule is None or not found:
+        return None
+    first = found[0]
+    missing = {s.key for s in case.shortfalls} & set(NEEDED_FOR_A_REPEAT)
+    suggestions = []
+    for repeat in found[:MOST_REMOVED]:
+        actions = drafts.remove(repeat.draft) if repeat.removable else ()
+        firm = repeat.prior.final and not missing and not repeat.since.unknown
+        if actions:
+            label = f"Remove the order: {_name(repeat.draft)}"
+            suggestions.append(Suggestion(label, actions, is_recommended=firm))
+    model = change_line(case) if first.prior.imaging.duplicate_group == "cxr" else ""
+    return card(
+        case.service,
+        "TM-01",
+        uuid=new_uuid(),
+        indicator="info",
+        summary=_repeat_summary(first.prior),
+        detail=detail(
+            why=_quote(first.prior),
+            facts=[fact for repeat in found for fact in _repeat_facts(case, repeat)],
+            advice=_repeat_advice(first),
+            unknown=(*first.since.unknown, *missing_evidence(case.shortfalls, EVIDENCE)),
+            model=model,
+            rule=rule_line(case.service, "TM-01"),
+        ),
+        suggestions=suggestions,
+        reasons=REASONS,
+        more_links=_viewer(case, first.prior),
+    )
+
+
+def _repeat(case: Case, draft: Order) -> _Repeat | None:
+    record, imaging = case.record, draft.imaging
+    if imaging is None or care.in_intensive_care(record):
+        return None
+    # Restaging has intervals of its own.
+    if imaging.modality != "DX" and record.active("any_cancer"):
+        return None
+    prior = next((p for p in priors(record) if same(imaging, sides_of(draft), p.imaging, p.sides)), None)
+    if prior is None:
+        return None
+    wait = planned(draft, record.as_of) - prior.at
+    if not timedelta(0) <= wait <= window(record, imaging):
+        return None
+    known = since(record, prior.at, draft)
+    return None if known.event else _Repeat(draft, prior, known)
+
+
+def _repeat_summary(prior: Prior) -> str:
+    head = f"{prior.name} done {moment(prior.at)}"
+    if prior.report is None:
+        return fitting(f"{head}, not reported yet: look at its images before another.")
+    if not prior.final:
+        head += ", preliminary report"
+    said = sentences(prior.conclusion)
+    quoted = plain_text(said[0].rstrip("."), QUOTE_CHARS) if said else "the report has no conclusion"
+    return fitting(f"{head}: {quoted}.")
+
+
+def _quote(prior: Prior) -> str:
+    if prior.report is None:
+        return f"The same study was done on {moment(prior.at)}; no report of it was found."
+    said = escape_markdown(prior.conclusion, CONCLUSION_CHARS) or "none given"
+    return f"The same study was done on {moment(prior.at)}. Conclusion: {said}"
+
+
+def _repeat_facts(case: Case, repeat: _Repeat) -> list[Fact]:
+    prior = repeat.prior
+    report = "no report" if prior.report is None else "final report" if prior.final else "preliminary report"
+    hours = f"{window(case.record, prior.imaging) / timedelta(hours=1):g}"
+    when = moment(occurrence(repeat.draft, case.record.as_of))
+    return [
+        Fact(prior.name, report, moment(prior.at), "Radiology"),
+        Fact("Ordered now", f"{_name(repeat.draft)}, window {hours} h", when, "Drafts"),
+    ]
+
+
+def _repeat_advice(repeat: _Repeat) -> str:
+    if repeat.prior.report is None:
+        return "Its images may answer the question already."
+    if not repeat.removable:
+        return "The report itself asks for more, or calls the study limited: removing the order is not suggested."
+    nothing = "no procedure, no new problem" + ("" if repeat.since.unknown else ", vital signs no worse")
+    return f"On record since then: {nothing}. The earlier study may answer the question."
+
+
+def _viewer(case: Case, prior: Prior) -> tuple[Link, ...]:
+    """The site's viewer with the study's UID, which says nothing about the patient by itself."""
+    template = str(setting(case.service, "viewer_url"))
+    if prior.study is None or "{study}" not in template:
+        return ()
+    return (Link(f"Images of {day(prior.at)}", template.replace("{study}", prior.study.uid), "absolute"),)
