@@ -309,6 +309,17 @@ def nodule_terms(codes: Iterable[tuple[str, str]], role: str) -> frozenset[str]:
     return frozenset(meaning for _, code in codes for held, meaning in table.get(code, ()) if held == role)
 
 
+@functools.cache
+def _histologies() -> dict[tuple[str, str], str]:
+    return {(row["system"], row["code"]): row["histology"] for row in _rows("histology.csv")}
+
+
+def histology_of(codes: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """What tables/histology.csv calls these codes: adenocarcinoma, squamous, large-cell, small-cell, non-small-cell."""
+    table = _histologies()
+    return frozenset(table[code] for code in codes if code in table)
+
+
 def knows_conditions(codes: Iterable[tuple[str, str]]) -> bool:
     """Whether the tables can say what these codes are not: an ICD-10 code in no group is understood, not unknown."""
     return any(system in ICD10_SYSTEMS for system, _ in codes)

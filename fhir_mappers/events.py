@@ -14,6 +14,7 @@ from typing import Literal
 from fhir_mappers import fhir, r4
 from fhir_mappers.codes import condition_concepts, drug_concepts, knows_conditions, knows_drugs
 from fhir_mappers.record import Allergy, Event, Gap
+from fhir_mappers.tumours import histology, stage_of
 
 Severity = Literal["severe", "moderate", "mild", "unknown"]
 ANAPHYLAXIS = frozenset({"39579001"})
@@ -56,6 +57,8 @@ def read_condition(resource: fhir.Resource, as_of: datetime) -> Iterator[Event |
         active=active and not (abated is not None and abated <= as_of),
         source=fhir.source_of(resource),
         status=next((code for _, code in status.codes), "") if status else "",
+        stage=stage_of(resource),
+        histology=histology(resource),
     )
     yield event
     if event.active and "contrast_allergy" in concepts:

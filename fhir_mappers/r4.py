@@ -222,6 +222,7 @@ class DiagnosticReport(Part, frozen=True):
     effective_period: Period | None = None
     issued: str | None = None
     conclusion: str | None = None
+    conclusion_code: list[Concept] = []
     imaging_study: list[Reference] = []
 
 

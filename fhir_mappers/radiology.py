@@ -95,6 +95,7 @@ class Report:
     conclusion: str
     study_refs: tuple[str, ...]
     source: Source
+    findings: tuple[tuple[str, str], ...] = ()
 
     @property
     def final(self) -> bool:

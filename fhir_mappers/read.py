@@ -8,6 +8,7 @@ itself alone and leaves one `Gap` with its reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +32,7 @@ from fhir_mappers.record import (
     GeneResult,
     Image,
     Lab,
+    Lesion,
     Nodule,
     Order,
     PatientRecord,
@@ -40,11 +42,12 @@ from fhir_mappers.record import (
     newest_first,
 )
 from fhir_mappers.studies import read_report, read_study
+from fhir_mappers.tumours import is_tumour, read_genetic_report, read_tumour, specimen_of
 
 SUPPORTING = frozenset({"Medication", "Endpoint", "Location"})
 """Types that belong to no patient and are read only where a patient's resource refers to them."""
 
-Item = Lab | Coded | Event | Allergy | Order | Study | Report | Nodule | GeneResult | Gap
+Item = Lab | Coded | Event | Allergy | Order | Study | Report | Nodule | Lesion | GeneResult | Gap
 
 
 def read_record(
@@ -97,6 +100,7 @@ def read_record(
         reports=newest_first(_of(Report, items), "at"),
         nodules=newest_first(_of(Nodule, items), "at"),
         genes=newest_first(genes, "at"),
+        lesions=newest_first(_of(Lesion, items), "at"),
         encounter=encounter,
         gaps=tuple(sorted(gaps, key=lambda g: (g.code, g.subject, g.reference))),
     )
@@ -154,7 +158,8 @@ def _select(
         if held is not resource:
             gaps.append(Gap("superseded", kind, reference))
             latest[reference] = max(held, resource, key=_version)
-    supporting = {ref: r for ref, r in latest.items() if fhir.type_of(r) in SUPPORTING}
+    # A Specimen belongs to the patient, and says something only beside the result made from it.
+    supporting = {ref: r for ref, r in latest.items() if fhir.type_of(r) in (*SUPPORTING, "Specimen")}
     mine = [latest[ref] for ref in sorted(latest) if ref not in supporting]
     return mine + [nameless[key] for key in sorted(nameless)], supporting
 
@@ -190,10 +195,13 @@ Reader = Callable[[fhir.Resource, Person, datetime, Mapping[str, fhir.Resource]]
 
 
 def _observation(
-    resource: fhir.Resource, person: Person, as_of: datetime, _: Mapping[str, fhir.Resource]
+    resource: fhir.Resource, person: Person, as_of: datetime, supporting: Mapping[str, fhir.Resource]
 ) -> Iterable[Item]:
     if is_genomic(resource):
-        return read_genes(resource, as_of)
+        specimen = specimen_of(resource, supporting)
+        return [replace(g, specimen=specimen) if isinstance(g, GeneResult) else g for g in read_genes(resource, as_of)]
+    if is_tumour(resource):
+        return read_tumour(resource, as_of)
     return read_nodule(resource, as_of) if is_nodule(resource) else read_observation(resource, person, as_of)
 
 
@@ -210,7 +218,8 @@ def _report(
             inside.append(Gap("other-patient", "Observation", fhir.reference_of(named)))
         else:
             inside += _guarded(named, lambda r: _observation(r, person, as_of, supporting))
-    read = [*read_report(resource, as_of), *inside]
+    genetic = read_genetic_report(resource, as_of)
+    read = [*([genetic] if genetic is not None else read_report(resource, as_of)), *inside]
     return [i for i in read if not (contained and isinstance(i, Gap) and i.code == "not-read")]
 
 

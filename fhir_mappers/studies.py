@@ -158,6 +158,7 @@ def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | G
         conclusion=report.conclusion or "",
         study_refs=tuple(r.reference for r in report.imaging_study if r.reference),
         source=fhir.source_of(resource),
+        findings=tuple(code for c in report.conclusion_code for code in c.codes),
     )
 
 
