@@ -65,20 +65,26 @@ def creatinine(case: Case, at: datetime | None = None, *, priority: str = "routi
     return service_request(case, concept(LOINC, CREATININE, "Creatinine, serum or plasma"), priority=priority, at=at)
 
 
-def saline(case: Case) -> Action:
-    """Isotonic saline as a draft without dose or rate: those are the clinician's."""
-    text = "Sodium chloride 0.9 % intravenous, before and after contrast; dose and rate to be entered"
+def medication(case: Case, rxcui: str, ingredient: str, text: str, said: str, **more: Any) -> Action:
+    """A draft MedicationRequest of one ingredient, without a dose: that is the clinician's."""
     resource = {
         "resourceType": "MedicationRequest",
         "status": "draft",
         "intent": "order",
         "medicationCodeableConcept": {
-            "coding": [{"system": RXNORM, "code": SODIUM_CHLORIDE, "display": "sodium chloride"}],
+            "coding": [{"system": RXNORM, "code": rxcui, "display": ingredient}],
             "text": text,
         },
         **_of_patient(case),
+        **more,
     }
-    return Action("create", "Adds a draft order: isotonic saline, dose and rate to be entered", resource)
+    return Action("create", f"Adds a draft order: {said}", resource)
+
+
+def saline(case: Case) -> Action:
+    """Isotonic saline as a draft without dose or rate: those are the clinician's."""
+    text = "Sodium chloride 0.9 % intravenous, before and after contrast; dose and rate to be entered"
+    return medication(case, SODIUM_CHLORIDE, "sodium chloride", text, "isotonic saline, dose and rate to be entered")
 
 
 def sibling(study: ImagingOrder) -> ImagingOrder | None:
