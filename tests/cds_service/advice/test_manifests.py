@@ -10,7 +10,7 @@ from vignettes import SERVICES, service
 
 from cds_service.manifest import load_services
 
-NAMES = ("imaging-safety", "cxr-insight", "deterioration")
+NAMES = ("imaging-safety", "cxr-insight", "deterioration", "chest-treatment", "lung-precision")
 COMMON = {"patient", "encounter", "kidney", "vitals", "conditions", "meds", "orders", "reports", "studies", "goals"}
 RELEASE = date(2026, 11, 30)
 
@@ -26,7 +26,15 @@ def test_every_rule_has_a_source_an_owner_and_a_review_within_a_year(name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_evidence_keys_are_the_common_ones_or_the_services_own(name: str) -> None:
-    assert set(service(name).evidence) <= COMMON | {"preg", "labs", "genes"}
+    assert set(service(name).evidence) <= COMMON | {
+        "preg",
+        "labs",
+        "genes",
+        "allergies",
+        "genetics",
+        "tumour",
+        "smoking",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
