@@ -1,4 +1,4 @@
-"""The manifests of the three services: what an administrator relies on."""
+"""The manifests of the services: what an administrator relies on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from vignettes import SERVICES, service
 
 from cds_service.manifest import load_services
 
-NAMES = ("imaging-safety", "cxr-insight", "deterioration", "chest-treatment", "lung-precision")
+NAMES = (
+    "imaging-safety",
+    "cxr-insight",
+    "deterioration",
+    "chest-treatment",
+    "lung-precision",
+    "pe-imaging",
+    "imaging-timing",
+)
 COMMON = {"patient", "encounter", "kidney", "vitals", "conditions", "meds", "orders", "reports", "studies", "goals"}
 RELEASE = date(2026, 11, 30)
 
@@ -28,6 +36,12 @@ def test_every_rule_has_a_source_an_owner_and_a_review_within_a_year(name: str) 
 def test_evidence_keys_are_the_common_ones_or_the_services_own(name: str) -> None:
     assert set(service(name).evidence) <= COMMON | {
         "preg",
+        "ddimer",
+        "history",
+        "procedures",
+        "questions",
+        "nodules",
+        "smoke",
         "labs",
         "genes",
         "allergies",
@@ -51,3 +65,13 @@ def test_image_analysis_is_off_until_a_site_switches_it_on() -> None:
 def test_a_model_never_warns_louder_than_warning_unless_the_site_says_so() -> None:
     for name in ("cxr-insight", "deterioration"):
         assert all(rule.tier != "critical" for rule in service(name).rules.values())
+
+
+def test_every_rule_of_the_imaging_questions_is_in_its_manifest_and_only_the_delegated_one_is_off() -> None:
+    # CLINICAL.md 4.2 and 4.3: PE-03 is TM-01's where that service is on.
+    wanted = {"pe-imaging": [f"PE-0{n}" for n in range(1, 7)], "imaging-timing": [f"TM-0{n}" for n in range(1, 5)]}
+    for name, rules in wanted.items():
+        assert sorted(service(name).rules) == rules
+        assert [r for r in rules if not service(name).rules[r].on] == (["PE-03"] if name == "pe-imaging" else [])
+    tiers = {rule: service(name).rules[rule].tier for name, rules in wanted.items() for rule in rules}
+    assert {r for r, tier in tiers.items() if tier == "warning"} == {"PE-01", "PE-02", "TM-02"}
