@@ -47,6 +47,7 @@ _PRESENCE_WORDS = {
     **dict.fromkeys(("negative", "absent", "not detected"), "negative"),
 }
 _ORIGINS: dict[str, Origin] = {"LA6683-2": "germline", "LA6684-0": "somatic"}
+_ORIGIN_WORDS: dict[str, Origin] = {"germline": "germline", "somatic": "somatic"}
 SIGNIFICANCES = {
     "LA6668-3": "pathogenic",
     "LA26332-9": "likely pathogenic",
@@ -120,7 +121,7 @@ def _results(kind: str, observation: r4.Observation, at: datetime | None, source
         yield result(gene, "activity", _activity(gene, observation))
     elif kind in HLA:
         answer = "positive" if value.says(*_PRESENT) else "negative" if value.says(*_ABSENT) else ""
-        words = "" if value.codes else (value.text or observation.value_string or "").strip().lower()
+        words = "" if value.codes else (value.words or observation.value_string or "").strip().lower()
         yield result(HLA[kind], "presence", answer or _PRESENCE_WORDS.get(words, ""))
     elif kind in (GENOTYPE, HAPLOTYPE):
         written = [*_written(value), *_written(_in_words(observation))]
@@ -281,8 +282,11 @@ def _genes(observation: r4.Observation) -> list[str]:
 
 
 def _origin(observation: r4.Observation) -> Origin:
-    codes = {code for answer in _answers(observation, SOURCE_CLASS) for _, code in answer.codes}
-    found = {_ORIGINS[code] for code in codes if code in _ORIGINS}
+    """By the answer's code, or by its one word where it has no code; two origins are none."""
+    answers = list(_answers(observation, SOURCE_CLASS))
+    found = {_ORIGINS[code] for answer in answers for _, code in answer.codes if code in _ORIGINS}
+    if not any(answer.codes for answer in answers):
+        found = {_ORIGIN_WORDS[w] for a in answers if (w := a.words.strip().lower()) in _ORIGIN_WORDS}
     return found.pop() if len(found) == 1 else "unknown"
 
 

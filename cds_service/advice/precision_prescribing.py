@@ -133,21 +133,25 @@ def _said(same: Sequence[Finding], other: Sequence[Finding]) -> str:
 
 
 def _suggestions(same: Sequence[Finding], other: Sequence[Finding]) -> tuple[Suggestion, ...]:
-    """At most three, one drug offered once; the other drugs' first ones where there is room."""
-    found: dict[str, Suggestion] = {}
-    for finding in same:
-        for suggestion in finding.suggestions:
-            found.setdefault(suggestion.label, suggestion)
-    for finding in other[:2]:
-        for suggestion in finding.suggestions[:1]:
-            found.setdefault(suggestion.label, suggestion)
-    kept = list(found.values())
-    # Removing a drug is no advice beside an offer that replaces it.
-    replaced = [
-        s for s in kept if any(a.type == "create" for a in s.actions) and any(a.type == "delete" for a in s.actions)
-    ]
-    gone = {a.resource_id for s in replaced for a in s.actions if a.type == "delete"}
-    kept = [s for s in kept if s in replaced or not gone & {a.resource_id for a in s.actions if a.type == "delete"}]
-    recommended = [s for s in kept if s.is_recommended][1:]
-    kept = [msgspec.structs.replace(s, is_recommended=False) if s in recommended else s for s in kept]
-    return tuple(kept[:MAX_SUGGESTIONS])
+    """At most three: what replaces a draft before what removes it, and beside other drugs one replacement for each."""
+    given = [s for finding in same for s in finding.suggestions]
+    given += [s for finding in other[:2] for s in finding.suggestions[:1]]
+    replaced = {ref for s in given if _adds(s) for ref in _removes(s)}
+    kept: dict[str, Suggestion] = {}
+    taken: set[str] = set()
+    for suggestion in given:
+        gone = _removes(suggestion)
+        if (gone & replaced and not _adds(suggestion)) or (other and gone & taken):
+            continue
+        first = suggestion.is_recommended and not any(s.is_recommended for s in kept.values())
+        kept.setdefault(suggestion.label, msgspec.structs.replace(suggestion, is_recommended=first))
+        taken |= gone
+    return tuple(kept.values())[:MAX_SUGGESTIONS]
+
+
+def _removes(suggestion: Suggestion) -> set[str]:
+    return {a.resource_id for a in suggestion.actions if a.type == "delete" and a.resource_id}
+
+
+def _adds(suggestion: Suggestion) -> bool:
+    return any(a.type == "create" for a in suggestion.actions)

@@ -63,36 +63,44 @@ _PER_KG = re.compile(r"(\d+(?:\.\d+)?) mg/kg/day")
 def gene_finding(case: Case, drug: Ordered, states: Mapping[str, GeneState]) -> Finding | None:
     """What the genes say about this drug, or None."""
     service, hook = case.service, case.request.hook
-    found = gene_match(
-        GeneQuestion(
-            case.record,
-            drug.first,
-            drug.rxcui,
-            dosed=hook != "order-select",
-            refill=hook == "medication-refill",
-            asked=not fell_short(case, *GENE_EVIDENCE),
-            skipped=frozenset(words(service, "rows_off")),
-        ),
-        states,
+    question = GeneQuestion(
+        case.record,
+        drug.first,
+        drug.rxcui,
+        dosed=hook != "order-select",
+        refill=hook == "medication-refill",
+        asked=not fell_short(case, *GENE_EVIDENCE),
+        skipped=frozenset(words(service, "rows_off")),
     )
+    found, disputed = gene_match(question, states), False
+    if found is None and any(s.disputed for s in states.values()):
+        # The genotype counts and is silent, but somebody reported otherwise: both are shown.
+        reported = {gene: state.as_reported() for gene, state in states.items()}
+        found, disputed = gene_match(question, reported), True
+        if found is not None and not any(s.disputed for s in found.states):
+            found = None
     if found is None:
         return None
     test = found.row.action == "test_first"
     rule = rule_on(service, "PGX-TEST" if test else "PGX")
     if rule is None or (test and drug.first.priority in HURRIED):
         return None  # treatment that is urgent does not wait for a test
-    return _Wording(case, drug, found, states, rule).finding()
+    return _Wording(case, drug, found, states, rule, disputed=disputed).finding()
 
 
 class _Wording:
     """The sentences and suggestions of one finding."""
 
-    def __init__(self, case: Case, drug: Ordered, match: Match, states: Mapping[str, GeneState], rule: Rule) -> None:
+    def __init__(
+        self, case: Case, drug: Ordered, match: Match, states: Mapping[str, GeneState], rule: Rule, *, disputed: bool
+    ) -> None:
         self.case, self.drug, self.match, self.rule = case, drug, match, rule
         self.row: PgxRow = match.row
+        self.disputed = disputed
+        wanted = self.row.action in REPLACED and not disputed
         safe, self.refused = offers(
             case.record,
-            [rxcui for rxcui, _ in self.row.alternatives] if self.row.action in REPLACED else [],
+            [rxcui for rxcui, _ in self.row.alternatives] if wanted else [],
             replacing=drug.first,
             states=states,
         )
@@ -123,6 +131,9 @@ class _Wording:
 
     def _summaries(self) -> tuple[str, ...]:
         drug = self.row.drug
+        if self.disputed:
+            genes = " and ".join(s.gene for s in self.match.states if s.disputed)
+            return (f"{genes} genotype and reported phenotype disagree: clarify before relying on {drug}.",)
         if self.row.limit is not None and not self.row.limit.per and self.match.dose is not None:
             drug = f"{drug} {self.match.dose.printed}"
         do = f"use {self.offered[0].name}" if self.offered else self.row.do
@@ -177,6 +188,11 @@ class _Wording:
         graded = f", {strength} recommendation" if strength else ""
         says = escape_markdown(row.instruction, 110)
         found = [f"{row.drug.capitalize()} {row.consequence}. {row.guideline}{graded}: {says}."]
+        if self.disputed:
+            found = [
+                f"By the genotype nothing speaks against {row.drug}. If the reported phenotype were right: {row.drug} "
+                f"{row.consequence} ({row.guideline})."
+            ]
         if row.also:
             found.append(f"{row.also}.")
         if self.match.inhibitor is not None and self.match.states:
@@ -210,6 +226,8 @@ class _Wording:
 
     def _suggestions(self, pending: bool) -> tuple[Suggestion, ...]:
         row, firm = self.row, self.match.firm and self.row.strong and not self.outdated
+        if self.disputed:
+            return ()
         if row.action == "test_first":
             return () if pending else self._test()
         if row.fraction is not None:
@@ -256,7 +274,9 @@ def _scores_words(scores: frozenset[float]) -> str:
     low, high = min(scores), max(scores)
     if low == high:
         return f"activity score {low:.4g}" if low % 0.5 else f"activity score {low:.1f}"
-    return f"activity score {low:.1f} to {high:.1f}" if high < 6.0 else f"activity score {low:.1f} or more"
+    if high >= 6.0:
+        return f"activity score {low:.1f} or more"
+    return f"activity score {low:.4g} {'or' if len(scores) == 2 else 'to'} {high:.4g}"
 
 
 def _phenotype_words(state: GeneState) -> str:

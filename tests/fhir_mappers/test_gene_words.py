@@ -147,3 +147,15 @@ def test_a_phenotype_code_beats_the_words_beside_it_and_two_codes_say_nothing() 
     assert read("79714-2", valueCodeableConcept=two) == ((), {("no-value", "genomics CYP2C19")})
     one = {"coding": [{"system": LOINC, "code": "LA9657-3"}], "text": "Normal Metabolizer"}
     assert [g.value for g in read("79714-2", valueCodeableConcept=one)[0]] == ["Poor Metabolizer"]
+
+
+def test_the_source_class_may_be_one_word_where_it_has_no_code() -> None:
+    def origin(**answer: Any) -> str:
+        source = {"code": concept("48002-0"), "valueCodeableConcept": answer}
+        return read("84413-4", "CYP2C19", valueString="*2/*2", component=[source])[0][0].origin
+
+    assert origin(text="Germline") == "germline"
+    assert origin(text="somatic") == "somatic"
+    assert origin(text="not germline") == "unknown"
+    assert origin(**concept("LA6684-0"), text="germline") == "somatic"
+    assert origin(**concept("LA0-0"), text="germline") == "unknown"

@@ -223,7 +223,8 @@ def _judged(known: _Known, row: PgxRow, held: Evidence) -> Match | None:
     unknown = [text for s in states for text in s.unknown]
     if dose_known == "unknown":
         unknown.append("the ordered dose, or what it is measured by" if row.limit and row.limit.per else "daily dose")
-    scored = {p.gene for p in row.key if p.aspect == "score"}
+    scored = {p.gene: p.scores for p in row.key if p.aspect == "score"}
+    unknown += [f"the exact activity score of {s.gene}" for s in states if s.scores - scored.get(s.gene, s.scores)]
     return Match(
         row,
         lowered(row.indicator, by_one=lower, cap=cap),

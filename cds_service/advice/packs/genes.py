@@ -33,6 +33,7 @@ class GeneState:
     cap        True: nothing that rests on this may do more than inform
     lower      True: one tier lower
     unknown    what is not known about it, for the card
+    disputed   phenotype and scores by the newest report that contradicts the genotype
     """
 
     gene: str
@@ -44,6 +45,11 @@ class GeneState:
     cap: bool = False
     lower: bool = False
     unknown: tuple[str, ...] = ()
+    disputed: tuple[str, frozenset[float]] | None = None
+
+    def as_reported(self) -> GeneState:
+        """The same gene as the report has it that contradicts the genotype."""
+        return self if self.disputed is None else replace(self, phenotype=self.disputed[0], scores=self.disputed[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,7 @@ def _state(gene: str, results: Sequence[GeneResult], transplanted: bool) -> Gene
     cap, lower = not germline, False
     unknown = [] if germline else [UNKNOWN_SOURCE]
     others: list[GeneResult] = []
+    disputed: tuple[str, frozenset[float]] | None = None
     if leading is None:  # a lone haplotype: one of two alleles decides nothing
         return GeneState(gene, "", frozenset(), "", tuple(used), cap=True)
     said = leading
@@ -149,7 +156,10 @@ def _state(gene: str, results: Sequence[GeneResult], transplanted: bool) -> Gene
         else:
             others += report.results
             # Against a genotype a reported phenotype is a contradiction; against a newer report it is an older one.
-            cap, lower = (True, lower) if leading is genotype else (cap, True)
+            if leading is genotype:
+                cap, disputed = True, disputed or (report.phenotype, report.scores)
+            else:
+                lower = True
     for other in genotypes[1:]:
         if other.results[0].value != genotypes[0].results[0].value:
             others += other.results
@@ -167,6 +177,7 @@ def _state(gene: str, results: Sequence[GeneResult], transplanted: bool) -> Gene
         cap,
         lower,
         tuple(unknown),
+        disputed,
     )
 
 

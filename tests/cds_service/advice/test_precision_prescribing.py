@@ -36,16 +36,16 @@ from fhir_mappers.pgx import pgx_rows
 
 
 def test_two_drugs_with_problems_share_one_card_with_the_loudest_first() -> None:
-    given = chart(POOR, STENT, qtc(512), PNEUMONIA, visit=IN, drafts=(AZITHROMYCIN, CLOPIDOGREL))
+    given = chart(POOR, STENT, qtc(512), PNEUMONIA, visit=IN, drafts=({**AZITHROMYCIN, "id": "m2"}, CLOPIDOGREL))
     card = card_of(given)
     assert card.indicator == "critical"
     assert card.summary.startswith("CYP2C19 poor metabolizer")
     assert "Also: QTc 512 ms: replace azithromycin." in (card.detail or "")
     assert labels(card) == [
         "Replace clopidogrel with ticagrelor",
-        "Replace clopidogrel with prasugrel",
         "Replace azithromycin with doxycycline",
     ]
+    assert card.selection_behavior == "any"  # both may be taken, so each draft has one replacement
 
 
 def test_two_drafts_of_one_drug_are_one_problem() -> None:

@@ -136,6 +136,15 @@ def test_without_a_dose_in_numbers_half_of_it_is_said_and_not_offered() -> None:
     assert "50%" in card.summary
 
 
+def test_a_phenotype_that_leaves_the_score_open_warns_by_the_milder_row_and_says_what_is_open() -> None:
+    card = card_of(chart(gene("DPYD", phenotype="Intermediate Metabolizer"), drafts=(CAPECITABINE,)))
+    assert card.indicator == "warning"
+    assert "Rule PGX-024 v1" in (card.detail or "")
+    assert "activity score 1 or 1.5" in (card.detail or "")
+    assert "Not known: the exact activity score of DPYD" in (card.detail or "")
+    assert "exact" not in (card_of(chart(gene("DPYD", score=1.5), drafts=(CAPECITABINE,))).detail or "")
+
+
 def test_an_untested_gene_gets_the_test_offered_and_a_pending_one_does_not() -> None:
     card = card_of(chart(drafts=(CAPECITABINE,)))
     assert card.indicator == "warning"
@@ -193,3 +202,16 @@ def test_allopurinol_shows_the_guideline_and_the_softer_label() -> None:
     card = card_of(chart(gene("HLA-B", genotype="*58:01 positive"), drafts=(drug_order("519", "allopurinol"),)))
     assert "do not use" in (card.detail or "")
     assert "The US label is softer" in (card.detail or "")
+
+
+def test_a_reported_phenotype_against_a_normal_genotype_is_shown_and_nothing_is_changed_for_it() -> None:
+    given = gene("CYP2C19", genotype="*1/*1", phenotype="Poor Metabolizer")
+    card = card_of(chart(given, STENT, drafts=(CLOPIDOGREL,)))
+    assert card.indicator == "info"
+    assert card.summary == ("CYP2C19 genotype and reported phenotype disagree: clarify before relying on clopidogrel.")
+    assert card.suggestions == ()
+    assert "Poor Metabolizer" in (card.detail or "")
+    agreed = gene("CYP2C19", genotype="*1/*1", phenotype="Normal Metabolizer")
+    assert cards(chart(agreed, STENT, drafts=(CLOPIDOGREL,))) == []
+    untouched = drug_order("301542", "rosuvastatin")
+    assert cards(chart(given, drafts=(untouched,))) == []
