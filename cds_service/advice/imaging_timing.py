@@ -46,6 +46,7 @@ from cds_service.advice.writing import (
 )
 from cds_service.cards import Card, Link, Suggestion, new_uuid
 from cds_service.markdown import escape_markdown, plain_text
+from fhir_mappers import fhir
 from fhir_mappers.record import Order
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _duplicates(case: Case, draft: Order, other: Order) -> bool:
 
 def _refers(draft: Order, other: Order) -> bool:
     """The draft replaces the order, or is its continuation: no duplicate of it."""
-    named = [r for key in ("replaces", "basedOn") for r in draft.resource.get(key) or () if isinstance(r, dict)]
+    named = [r for key in ("replaces", "basedOn") for r in fhir.each(draft.resource.get(key)) if isinstance(r, dict)]
     return any(isinstance(ref := r.get("reference"), str) and ref.endswith(other.ref) for r in named)
 
 

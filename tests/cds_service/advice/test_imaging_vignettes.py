@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cds_service.settings import Settings
 from cds_service.trust.clients import Clients
 
 Vignette = dict[str, Any]
-Ask = Callable[[Vignette, str], list[dict[str, Any]]]
+Ask = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +36,16 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
     services = load_services(SERVICES, "non_device")
     app = create_app(settings, services=services, engines={}, clients=Clients(), clock=lambda: moment[-1])
 
-    def post(vignette: Vignette, name: str) -> list[dict[str, Any]]:
+    def post(
+        vignette: Vignette, name: str, *, unsent: Iterable[str] = (), absent: Iterable[str] = (), status: int = 200
+    ) -> list[dict[str, Any]]:
         moment.append(datetime.fromisoformat(vignette["now"].replace("Z", "+00:00")))
-        body = from_vignette(vignette).body(name)
-        answer = app.test_client().post(f"/cds-services/{name}", data=body, content_type="application/json")
-        assert answer.status_code == 200, answer.get_data(as_text=True)
+        call = json.loads(from_vignette(vignette).body(name))
+        sent = {k: None if k in absent else v for k, v in call["prefetch"].items() if k not in unsent}
+        answer = app.test_client().post(f"/cds-services/{name}", json={**call, "prefetch": sent})
+        assert answer.status_code == status, answer.get_data(as_text=True)
+        if status != 200:
+            return []
         cards: list[dict[str, Any]] = answer.get_json()["cards"]
         return cards
 
@@ -124,3 +129,16 @@ def test_none_of_the_two_services_disturbs_any_other_vignette(vignettes: dict[st
                 continue
             fired = any(f["service"] == name for f in vignette["expected"]["fire"])
             assert len(ask(vignette, name)) == (1 if fired else 0), f"{id_} {name}"
+
+
+def test_what_was_not_sent_takes_its_worst_case_and_what_is_null_is_known_to_be_none(
+    vignettes: dict[str, Vignette], ask: Ask
+) -> None:
+    for key in ("conditions", "history", "procedures"):
+        assert ask(vignettes["S04"], "pe-imaging", unsent=(key,)) == [], key
+    (card,) = ask(vignettes["S04"], "pe-imaging", absent=("conditions", "history", "procedures"))
+    assert "Wells is at most 4" in card["summary"]
+    ask(vignettes["S04"], "pe-imaging", unsent=("ddimer",), status=412)
+    (card,) = ask(vignettes["S06"], "imaging-timing", unsent=("procedures",))
+    assert "isRecommended" not in card["suggestions"][0]
+    assert ask(vignettes["S06"], "imaging-timing", absent=("reports",)) == []

@@ -126,6 +126,17 @@ def test_a_d_dimer_without_a_time_is_no_d_dimer() -> None:
     assert rule_of(chart(timeless)) == "PE-02"
 
 
+GARBAGE: tuple[Any, ...] = (None, 7, "x", [], [7], {}, [{}], [None], {"reference": 7}, [{"reference": "#q1"}])
+
+
+@pytest.mark.parametrize(
+    "member", ["supportingInfo", "contained", "code", "priority", "id", "reasonCode", "orderDetail"]
+)
+def test_a_draft_damaged_in_any_member_is_answered(member: str) -> None:
+    for value in GARBAGE:
+        assert len(chart(LOW, drafts=({**UNLIKELY, member: value},)).cards(NAME)) <= 1
+
+
 # --- every card -----------------------------------------------------------------------------------------------------
 
 LONG = "X" * 300

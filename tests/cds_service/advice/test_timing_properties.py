@@ -72,6 +72,32 @@ def test_a_size_in_centimetres_gives_the_same_card() -> None:
     assert without_uuids(one) == without_uuids(other)
 
 
+GARBAGE: tuple[Any, ...] = (
+    None,
+    7,
+    "x",
+    [],
+    [7],
+    {},
+    [{}],
+    [None],
+    {"reference": 7},
+    [{"coding": 7}],
+    [{"reference": []}],
+)
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["orderDetail", "replaces", "basedOn", "requester", "bodySite", "reasonCode", "reasonReference", "occurrencePeriod",
+     "occurrenceTiming", "occurrenceDateTime", "authoredOn", "supportingInfo", "contained", "priority", "id"],
+)  # fmt: skip
+def test_a_draft_damaged_in_any_member_is_answered(member: str) -> None:
+    for value in GARBAGE:
+        given = chart(DONE, STANDING, drafts=({**FILM, member: value}, imaging_order("d2", "29252-4", "CT chest")))
+        assert len(given.cards(NAME)) <= 1
+
+
 # --- every card -----------------------------------------------------------------------------------------------------
 
 LIVE = "Removed because of | a pipe, <b>bold</b>, [a link](https://evil.example) and https://evil.example " * 4
