@@ -148,10 +148,10 @@ def time_ticks(first: datetime, last: datetime) -> tuple[tuple[datetime, str], .
     ticks = _months(first, last, zone, step) if step >= timedelta(days=30) else _rounds(first, last, zone, step)
     if len(ticks) < FEWEST_TICKS:
         ticks = [first.astimezone(zone), last]
-    pattern = "%H:%M" if step < timedelta(days=1) else "%Y-%m-%d" if step < timedelta(days=30) else "%Y-%m"
-    days = {t.date() for t in ticks}
-    if pattern == "%H:%M" and len(days) > 1:
+    if step < timedelta(days=1):
         pattern = "%m-%d %H:%M"
+    else:
+        pattern = "%Y-%m-%d" if step < timedelta(days=30) else "%Y-%m"
     return tuple((t, t.strftime(pattern)) for t in ticks[: MOST_TICKS + 1])
 
 

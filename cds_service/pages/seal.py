@@ -45,7 +45,7 @@ def unseal(sealed: bytes, key: str, place: str) -> bytes:
     """Raises WrongKey, whatever it was that did not fit."""
     try:
         packed = AESGCM(_bytes(key)).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place.encode())
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
         raise WrongKey from None
     return zlib.decompressobj().decompress(packed, MOST_BYTES)
 
