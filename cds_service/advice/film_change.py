@@ -32,7 +32,8 @@ def change_line(case: Case) -> str:
     moved = [f for f in compared if f.change not in ("same", "not compared")]
     first = (moved or compared)[0]
     before, now = probability(first.before or 0.0), probability(first.now or 0.0)
-    said = f"{first.title} {first.change}" if moved else f"no change in {len(compared)} findings, {first.title}"
+    number = f"{len(compared)} finding" + ("s" if len(compared) > 1 else "")
+    said = f"{first.title} {first.change}" if moved else f"no change in {number}, {first.title}"
     return (
         f"Model {assessment.model} ({TRAINED_ON[assessment.tier]}), films {day(films.prior.at)} and "
         f"{day(films.newest.at)}: {said} {before} to {now}. Model estimate, not a diagnosis. {RESEARCH}"

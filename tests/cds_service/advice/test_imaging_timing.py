@@ -228,7 +228,7 @@ def test_two_films_and_a_model_give_one_line_about_change_and_alter_nothing_else
     plain = chart(linked, older, newer)
     given = Chart(plain.resources, plain.drafts, (one, two), model=model)
     card = card_of(given)
-    assert "films 2026-03-09 and 2026-03-10: no change in 1 findings, effusion 0.12 to 0.14." in text(card)
+    assert "films 2026-03-09 and 2026-03-10: no change in 1 finding, effusion 0.12 to 0.14." in text(card)
     assert "Research use: not cleared." in text(card)
     assert (card.summary, labels(card)) == (card_of(plain).summary, labels(card_of(plain)))
     off = Chart(plain.resources, plain.drafts, (one, two), model=model, profile="non_device")
