@@ -14,6 +14,7 @@ from cds_service.advice.chest_films import Films, read_films
 from cds_service.advice.chest_question import REASONS, Question, goals_row, lab_row, named
 from cds_service.advice.drafts import remove, touched
 from cds_service.advice.estimates import RESEARCH, TRAINED_ON, answered, drivers
+from cds_service.advice.packs.lung_reports import reported_since
 from cds_service.advice.packs.natriuretic import rules_in_heart_failure
 from cds_service.advice.packs.pneumonia import for_the_chest
 from cds_service.advice.packs.quality import above, below, reading, window
@@ -33,6 +34,7 @@ from cds_service.advice.writing import (
     setting,
 )
 from cds_service.cards import Card, Suggestion
+from cds_service.manifest import ManifestError, Service
 from fhir_mappers.codes import LOINC
 from fhir_mappers.record import Lab, Order
 from models.contract import Assessment, Estimate
@@ -63,12 +65,14 @@ def _film(q: Question, *, high: str, low: str) -> OnFilm | None:
     films = read_films(case)
     if films is None or films.newest.view not in FRONTAL or films.final is not None:
         return None
+    if reported_since(case.record, films.newest.at):
+        return None
     if case.record.age_of(films.newest.at) > hours(case.service, "facts_h"):
         return None
     estimates: dict[str, tuple[Estimate, float]] = {}
     for name, side in ((high, "high"), (low, "low")):
         estimate = assessment.estimates.get(name)
-        limit = case.service.thresholds[name][side]
+        limit = _limit(case.service, name, side)
         p = answered(estimate, limit)
         if estimate is None or p is None or "imaging" not in estimate.rested_on:
             return None
@@ -78,6 +82,16 @@ def _film(q: Question, *, high: str, low: str) -> OnFilm | None:
     pneumonia = estimates[str(setting(case.service, "pneumonia_target"))]
     oedema = estimates[str(setting(case.service, "oedema_target"))]
     return OnFilm(films, assessment, pneumonia[0], oedema[0], pneumonia[1], oedema[1])
+
+
+def _limit(service: Service, target: str, side: str) -> float:
+    """Raises ManifestError for a target the settings name and the thresholds do not."""
+    try:
+        return service.thresholds[target][side]
+    except KeyError:
+        raise ManifestError(
+            f"{service.id}.yaml: thresholds.{target}.{side} is missing; settings name {target}"
+        ) from None
 
 
 def _targets(q: Question) -> tuple[str, str]:

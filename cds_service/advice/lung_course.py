@@ -51,7 +51,7 @@ def progression_card(q: Question) -> Card | None:
     taken_now = [
         e for e in record.active(*KINASE_INHIBITORS) if e.kind == "medication" and e.source.reference not in drafted
     ]
-    if rule is None or not taken_now or q.lacks("genes", "orders") or sequencing_pending(q):
+    if rule is None or not taken_now or q.lacks("genes", "variants", "orders") or sequencing_pending(q):
         return None
     window = hours(service, "progression_h")
     grown = progression(record.lesions)

@@ -129,7 +129,7 @@ def testing_card(q: Question) -> Card | None:
     service = q.case.service
     rule = rule_on(service, "LC-01")
     checkpoint = q.of(CHECKPOINT)
-    if rule is None or not checkpoint or q.drivers or q.tumour.advanced is False or q.lacks("genes"):
+    if rule is None or not checkpoint or q.drivers or q.tumour.advanced is False or q.lacks("genes", "variants"):
         return None
     if q.given(*TARGETED) or q.given(CHECKPOINT) or not _histology_concerned(q):
         return None

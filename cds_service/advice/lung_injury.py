@@ -22,6 +22,7 @@ from cds_service.advice.writing import (
     day,
     detail,
     fitting,
+    hours,
     moment,
     rule_line,
     rule_on,
@@ -58,9 +59,11 @@ def injury_card(q: Question) -> Card | None:
     likely = estimate is not None and _likely(q, estimate)
     if not suspects or not (signs.quiet or signs.breathless or likely):
         return None
-    quiet = bool(signs.quiet)
     names = " and ".join(dict.fromkeys(ingredient(e) for e in suspects[:2]))
-    loud = picture.tier == rule.tier and not any(lab.preliminary for lab in signs.labs)
+    # The model may stand in for the signs of the rule, but then it informs: nothing else says so.
+    firm = bool(signs.quiet or signs.breathless) and not any(lab.preliminary for lab in signs.labs)
+    loud = picture.tier == rule.tier and firm
+    on = "on" if suspects and suspects[0].active else "after"
     against = f" vs {day(picture.prior)}" if picture.prior is not None else ", no comparison"
     facts = [picture.row, *(_drug_row(q, e) for e in suspects[:2]), *signs.rows]
     facts[4:4] = [driver_row(found) for found in q.drivers[:1]]
@@ -70,13 +73,13 @@ def injury_card(q: Question) -> Card | None:
         uuid=q.uuid,
         indicator=rule.tier if loud else "info",
         summary=fitting(
-            f"{picture.summary}{against} on {names}: possible drug pneumonitis; CT and hold drug.",
-            f"{picture.summary}{against} on a lung-toxic drug: possible drug pneumonitis; CT and hold drug.",
+            f"{picture.summary}{against} {on} {names}: possible drug pneumonitis; CT and hold drug.",
+            f"{picture.summary}{against} {on} a lung-toxic drug: possible drug pneumonitis; CT and hold drug.",
         ),
         detail=detail(
             why=_why(picture),
             facts=[*facts, *goals_rows(q.record)],
-            advice=_advice(quiet=quiet, breathless=bool(signs.breathless)),
+            advice=_advice(signs),
             unknown=_unknown(q, picture, signs, estimate),
             model=_model(q, picture, estimate),
             rule=rule_line(service, "LC-04"),
@@ -99,12 +102,22 @@ def _why(picture: Picture) -> str:
 
 
 def _suspects(q: Question, at: datetime) -> tuple[Event, ...]:
-    """Drugs with known lung toxicity the patient was on when the picture was taken, the newest first."""
-    return tuple(
-        e
-        for e in q.record.active(TOXIC)
-        if e.kind == "medication" and (e.start is None or e.start <= at) and e.source.reference not in _draft_refs(q)
-    )
+    """Drugs with known lung toxicity that were there when the picture was taken: those still taken, then the newest.
+
+    A completed order counts for a while: checkpoint inhibitors are written cycle by cycle and harm for months. A
+    stopped one, or one on hold, is what this card would ask for.
+    """
+    window = hours(q.case.service, "exposure_h")
+
+    def exposed(event: Event) -> bool:
+        if event.kind != "medication" or event.source.reference in _draft_refs(q):
+            return False
+        if event.active:
+            return event.start is None or event.start <= at
+        recent = event.start is not None and event.start <= at and q.record.age_of(event.start) <= window
+        return event.status == "completed" and recent
+
+    return tuple(sorted((e for e in q.record.ever(TOXIC) if exposed(e)), key=lambda e: not e.active))
 
 
 def _draft_refs(q: Question) -> frozenset[str]:
@@ -119,7 +132,9 @@ def _held_drafts(q: Question, suspects: tuple[Event, ...]) -> tuple[Order, ...]:
 
 def _drug_row(q: Question, event: Event) -> Fact:
     name = ingredient(event)
-    since = f"on it for {span(q.record.age_of(event.start))}" if event.start is not None else "start not recorded"
+    state = "on it for" if event.active else "order completed, written"
+    since = f"{state} {span(q.record.age_of(event.start))}" if event.start is not None else "start not recorded"
+    since += "" if event.active else " ago"
     dose = f"{event.dose}, " if event.dose else ""
     return Fact(name.capitalize(), f"{dose}{since}", day(event.start), "Medication list")
 
@@ -129,9 +144,13 @@ def _drug_row(q: Question, event: Event) -> Fact:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """quiet: what speaks against infection; breathless: what speaks of harm; labs: the results behind both."""
+    """quiet: what speaks against infection; loud: what speaks for it all the same; breathless: what speaks of harm.
+
+    labs are the results that decide.
+    """
 
     quiet: str
+    loud: tuple[str, ...]
     breathless: str
     rows: tuple[Fact, ...]
     labs: tuple[Lab, ...]
@@ -150,16 +169,20 @@ def _signs(q: Question) -> Signs:
     short = oxygen is not None and below(oxygen, limit) is True
     felt = _breathless(q)
     breathless = "low oxygen saturation" if short else "breathlessness" if felt is not None else ""
-    used = [lab for lab in (procalcitonin, heat if not low_pct else None, cells if not low_pct else None) if lab]
-    used += [oxygen] if oxygen is not None else []
-    rows = [_lab_fact(lab) for lab in used]
+    hot = heat is not None and below(heat, FEVER) is not True
+    high = cells is not None and cells.high is not None and above(cells, cells.high) is not False
+    raised = procalcitonin is not None and not low_pct
+    loud = tuple(n for n, there in (("procalcitonin", raised), ("fever", hot), ("white cells", high)) if there)
+    # What speaks for infection is shown even where the procalcitonin decides.
+    used = [procalcitonin, heat if hot or not low_pct else None, cells if high or not low_pct else None, oxygen]
+    rows = [_lab_fact(lab) for lab in used if lab is not None]
     if felt is not None:
         rows.append(Fact("Problem", felt.text or "breathlessness", day(felt.start), "Problem list"))
     given = {"procalcitonin": procalcitonin, "temperature": heat, "white cells": cells, "oxygen saturation": oxygen}
     missing = tuple(name for name, lab in given.items() if lab is None and not (low_pct and name in ("white cells",)))
     deciding = [procalcitonin] if low_pct else [heat, cells] if quiet else []
     deciding += [oxygen] if short and not quiet else []
-    return Signs(quiet, breathless, tuple(rows), tuple(lab for lab in deciding if lab is not None), missing)
+    return Signs(quiet, loud, breathless, tuple(rows), tuple(lab for lab in deciding if lab is not None), missing)
 
 
 def _in_range(lab: Lab) -> bool:
@@ -226,9 +249,12 @@ def _unknown(q: Question, picture: Picture, signs: Signs, estimate: Estimate | N
     return q.unknown(*found)
 
 
-def _advice(*, quiet: bool, breathless: bool) -> str:
-    signal = "Little speaks for infection. " if quiet else ""
-    breath = "The patient is breathless or short of oxygen. " if breathless else ""
+def _advice(signs: Signs) -> str:
+    signal = "Little speaks for infection. " if signs.quiet else ""
+    if signs.loud:
+        verb = "speaks" if len(signs.loud) == 1 and signs.loud[0] != "white cells" else "speak"
+        signal = f"{' and '.join(signs.loud).capitalize()} {verb} for infection. "
+    breath = "The patient is breathless or short of oxygen. " if signs.breathless else ""
     return (
         f"{signal}{breath}Infection, fluid and progression remain possible: CT of the chest tells them apart "
         "better, and the suspected drug is held until then. Antibiotics stay as ordered."
@@ -248,9 +274,11 @@ def _suggestions(
     names = " and ".join(dict.fromkeys(ingredient(e) for e in suspects[:2]))
     why = f"Possible drug pneumonitis ({picture.source} {day(picture.at)}): held until CT chest"
     update = setting(q.case.service, "update_signed_orders") is True
-    actions: list[Action] = [ordering.hold(q.case, e, why, update_allowed=update) for e in suspects[:2]]
+    taken_now = [e for e in suspects[:2] if e.active]
+    actions: list[Action] = [ordering.hold(q.case, e, why, update_allowed=update) for e in taken_now]
     actions += [a for o in held if (a := drafts.hold(o, why)) is not None]
-    found.append(Suggestion(f"Hold {plain_text(names, 60)}", tuple(actions)))
+    if actions:
+        found.append(Suggestion(f"Hold {plain_text(names, 60)}", tuple(actions)))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from cds_service.advice.chest_films import Films, Finding, read_films, read_findings
 from cds_service.advice.lung_question import Question
-from cds_service.advice.packs.lung_reports import Reported, reported
+from cds_service.advice.packs.lung_reports import Reported, reported, reported_since
 from cds_service.advice.writing import Fact, day, hours, moment, probability, words
 from cds_service.cards import Indicator
 from cds_service.markdown import plain_text
@@ -83,6 +83,8 @@ def _film(q: Question) -> Picture | None:
         return None
     films = read_films(case)
     if films is None or films.final is not None or films.newest.view not in FRONTAL:
+        return None
+    if reported_since(case.record, films.newest.at):
         return None
     if case.record.age_of(films.newest.at) > hours(case.service, "picture_h"):
         return None

@@ -24,6 +24,7 @@ REASONS: tuple[Coding, ...] = override_reasons(
 EVIDENCE = {
     "conditions": "problem list",
     "genes": "genomic results",
+    "variants": "tumour variants",
     "meds": "medication history",
     "labs": "laboratory results",
     "vitals": "vital signs",

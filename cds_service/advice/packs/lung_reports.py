@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from fhir_mappers.codes import condition_concepts, find_imaging_order
@@ -77,6 +77,12 @@ def chest_reports(record: PatientRecord) -> tuple[Report, ...]:
         for r in record.reports
         if r.final and r.at is not None and (study := find_imaging_order(r.codes)) is not None and _shows_lungs(study)
     )
+
+
+def reported_since(record: PatientRecord, at: datetime) -> bool:
+    """Whether radiology has given a final report of the chest since: of a CT, say, after the film."""
+    newest = next(iter(chest_reports(record)), None)
+    return newest is not None and newest.at is not None and newest.at >= at
 
 
 def _shows_lungs(study: ImagingOrder) -> bool:

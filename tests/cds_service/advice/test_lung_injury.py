@@ -22,12 +22,24 @@ from lung_charts import (
     cancer,
     card_of,
     chart,
+    negative,
     report,
     rules,
     text,
 )
 from r4 import validate_r4
-from vignettes import Answers, Chart, Resource, condition, imaging_order, medication, observation, patient, service
+from vignettes import (
+    Answers,
+    Chart,
+    Resource,
+    concept,
+    condition,
+    imaging_order,
+    medication,
+    observation,
+    patient,
+    service,
+)
 
 from cds_service.advice.estimates import RESEARCH
 from cds_service.evidence import Shortfall
@@ -185,12 +197,28 @@ def test_a_raised_procalcitonin_alone_is_silent_and_breathlessness_or_hypoxaemia
     assert infected(HEAT, {**CELLS, "valueQuantity": {"value": 15.2, "unit": "10*3/uL"}}).cards(NAME) == []
 
 
+def test_a_fever_beside_a_low_procalcitonin_is_shown_and_said() -> None:
+    hot = {**HEAT, "valueQuantity": {"value": 38.9, "unit": "Cel"}}
+    card = card_of(viewed(CODED, hot))
+    assert "| Body temperature | 38.9 °C |" in text(card)
+    assert "Fever speaks for infection." in text(card)
+    assert "Little speaks" not in text(card)
+    assert "Little speaks for infection." in text(card_of(viewed(CODED, HEAT)))
+
+
+def test_a_final_report_of_ct_after_the_film_outranks_the_model() -> None:
+    clear = {**report("r1", "2026-03-10T11:00:00Z", "Lungs clear."), "code": concept("http://loinc.org", "29252-4")}
+    assert filmed(clear).cards(NAME) == []
+    before = {**clear, "effectiveDateTime": "2026-03-10T07:00:00Z"}
+    assert rules(filmed(before)) == ["LC-04"]
+
+
 def test_a_high_fused_estimate_speaks_where_no_sign_does() -> None:
     quiet = chart(
         OSIMERTINIB, L858R, HIGH, OLD_REPORT, NEW_FILM, OLD_FILM,
         drafts=(), hook="patient-view", films=(NEW_PIXELS, OLD_PIXELS), model=OPAQUE,
     )  # fmt: skip
-    assert rules(quiet) == ["LC-04"]
+    assert card_of(quiet).indicator == "info"
     doubtful = answers((0.93, 0.88, 0.97), (0.05, 0.02, 0.09), drug_pneumonitis=(0.30, 0.22, 0.38))
     assert dataclasses.replace(quiet, model=doubtful).cards(NAME) == []
 
@@ -211,6 +239,28 @@ def test_no_lung_toxic_drug_no_lung_cancer_or_an_old_report_is_silent(given: Cha
     assert given.cards(NAME) == []
 
 
+def test_a_checkpoint_inhibitor_whose_cycle_is_completed_still_counts_for_90_days() -> None:
+    cycle = medication("a1", "1547545", "pembrolizumab 200 mg", "completed", authoredOn="2026-02-01T09:00:00Z")
+    card = card_of(viewed(CODED, drug=cycle))
+    assert card.summary.startswith("New bilateral opacities vs 2026-02-10 after pembrolizumab")
+    assert "| Pembrolizumab | order completed, written 37 d ago |" in text(card)
+    assert [s.label for s in card.suggestions] == ["Order CT chest"]
+    assert viewed(CODED, drug={**cycle, "authoredOn": "2025-12-01T09:00:00Z"}).cards(NAME) == []
+    assert viewed(CODED, drug={**cycle, "status": "stopped"}).cards(NAME) == []
+
+
+def test_the_next_cycle_in_front_of_the_clinician_is_held_too() -> None:
+    cycle = medication("a1", "1547545", "pembrolizumab 200 mg", "completed", authoredOn="2026-02-17T09:00:00Z")
+    later = medication("m1", "1547545", "pembrolizumab 200 mg", "draft")
+    given = viewed(CODED, drug=cycle, drafts=(later,), hook="order-sign")
+    known = tuple(r for r in given.resources if r["id"] != "g1")
+    silent_genes = dataclasses.replace(given, resources=(*known, negative("EGFR", "g2"), negative("ALK", "g3")))
+    card = card_of(silent_genes)
+    (held,) = [a.resource for a in card.suggestions[1].actions]
+    assert held is not None
+    assert (held["id"], held["status"]) == ("m1", "on-hold")
+
+
 def test_ct_is_not_offered_where_it_is_ordered() -> None:
     ct = imaging_order("d1", "29252-4", "CT chest")
     card = card_of(viewed(CODED, drafts=(ct,), hook="order-select"))
@@ -218,9 +268,9 @@ def test_ct_is_not_offered_where_it_is_ordered() -> None:
 
 
 def test_antibiotics_stay_as_they_are() -> None:
-    antibiotic = medication("a9", "2193", "ceftriaxone 2 g")
+    antibiotic = medication("antibiotic-nine", "2193", "ceftriaxone 2 g")
     card = card_of(viewed(CODED, antibiotic))
-    assert "a9" not in str(msgspec.to_builtins(card.suggestions))
+    assert "antibiotic-nine" not in str(msgspec.to_builtins(card.suggestions))
     assert "Antibiotics stay as ordered." in text(card)
 
 
