@@ -47,6 +47,9 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             # Two lengths are how a request is smuggled past a front server.
             raise ParsingError("two lengths")
+        if not self.chunked and self.content_length == 0:
+            # waitress would say 100 and wait for a body that never comes.
+            self.expect_continue = False
 
     def received(self, data: bytes) -> int:
         if self._to_discard:

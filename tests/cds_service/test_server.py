@@ -107,6 +107,11 @@ def test_a_request_with_two_lengths_or_none_that_is_one_is_400(url: str, headers
     assert b"OperationOutcome" in answer
 
 
+def test_who_asks_to_go_on_with_no_body_to_send_is_answered_at_once(url: str) -> None:
+    head = b"POST /cds-services/probe HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n"
+    assert say(url, head, 2.0).startswith(b"HTTP/1.1 415 ")
+
+
 def test_endless_headers_are_refused(url: str) -> None:
     answer = say(url, b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n")
     assert answer.split(b"\r\n")[0].split()[1] == b"431"
