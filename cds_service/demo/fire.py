@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
-from rich.console import Console, Group, RenderableType
-from rich.markdown import Markdown
+from rich.console import Console
 from rich.padding import Padding
-from rich.panel import Panel
 from rich.text import Text
+
+from cds_service.cli.show import card_panel
 
 USER = "Practitioner/demo-clinician"
 SCENES: tuple[tuple[str, str], ...] = (
@@ -30,7 +30,6 @@ SCENES: tuple[tuple[str, str], ...] = (
     ("demo-rowan", "patient-view"),
 )
 """Patient and hook of each call the demo prints; every one is made with prefetch and again without."""
-COLOURS = {"critical": "red", "warning": "yellow", "info": "blue"}
 TIMEOUT_S = 20.0
 
 
@@ -153,8 +152,13 @@ def fire_demo(base_url: str, console: Console) -> tuple[Outcome, ...]:
         unsent = ehr.fire(patient, hook, with_prefetch=False)
         console.print()
         console.rule(Text.assemble((f"{hook}  ", "bold cyan"), _title(ehr, patient)), align="left", style="dim")
-        for with_prefetch, without in zip(sent, unsent, strict=True):
+        pairs = list(zip(sent, unsent, strict=True))
+        spoke = [pair for pair in pairs if any(o.problem or o.cards for o in pair)]
+        for with_prefetch, without in spoke:
             _print_outcome(console, with_prefetch, without)
+        quiet = [f"{a.service} ({a.ms} ms)" for a, b in pairs if (a, b) not in spoke]
+        if quiet:
+            console.print(Padding(Text("looked, nothing to say: " + ", ".join(quiet), style="dim"), (0, 0, 0, 2)))
         outcomes += [*sent, *unsent]
     console.print()
     console.print(Text.assemble("Open ", (f"{ehr.base_url}/demo/", "bold underline"), " to order something yourself."))
@@ -174,10 +178,10 @@ def _print_outcome(console: Console, sent: Outcome, unsent: Outcome) -> None:
             console.print(Padding(Text(words, style="red"), (0, 0, 0, 2)))
             return
     for card in sent.cards:
-        console.print(Padding(_card(card), (0, 0, 0, 2)))
+        console.print(Padding(card_panel(card), (0, 0, 0, 2)))
     alike = same_advice(sent.cards, unsent.cards)
     again = "the same without prefetch" if alike else "not the same without prefetch"
-    said = "nothing to advise" if not sent.cards else f"{len(sent.cards)} card{'s' * (len(sent.cards) > 1)}"
+    said = f"{len(sent.cards)} card{'s' * (len(sent.cards) != 1)}"
     line = f"{sent.service}: {said} in {sent.ms} ms; {again} in {unsent.ms} ms"
     console.print(Padding(Text(line, style="dim" if alike else "yellow"), (0, 0, 0, 2)))
 
@@ -192,19 +196,3 @@ def same_advice(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) 
         ]
 
     return essence(a) == essence(b)
-
-
-def _card(card: Mapping[str, Any]) -> Panel:
-    colour = COLOURS.get(card["indicator"], "blue")
-    parts: list[RenderableType] = [Text(card["summary"], style="bold")]
-    if card.get("detail"):
-        parts += [Text(""), Markdown(card["detail"], hyperlinks=False)]
-    suggestions = card.get("suggestions", ())
-    if suggestions:
-        parts.append(Text(""))
-    for suggestion in suggestions:
-        mark = "recommended" if suggestion.get("isRecommended") else ""
-        parts.append(Text.assemble(("  [ ", colour), suggestion["label"], (" ] ", colour), (mark, "green")))
-    source = card["source"].get("label", "")
-    return Panel(Group(*parts), title=Text(card["indicator"]), title_align="left", subtitle=Text(source),
-                 subtitle_align="right", border_style=colour)  # fmt: skip
