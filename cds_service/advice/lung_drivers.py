@@ -133,7 +133,7 @@ def testing_card(q: Question) -> Card | None:
         return None
     if q.given(*TARGETED) or q.given(CHECKPOINT) or not _histology_concerned(q):
         return None
-    states = {gene: nsclc.tested(q.record, gene) for gene in REQUIRED_GENES}
+    states = {gene: nsclc.gene_status(q.record, gene) for gene in REQUIRED_GENES}
     absent = [gene for gene, state in states.items() if state == "not tested"]
     plasma = [gene for gene, state in states.items() if state == "negative in plasma"]
     if not absent and not plasma:

@@ -168,3 +168,19 @@ def test_s01_through_the_whole_consultation_gives_the_card_from_prefetch_alone(
         client.close()
     (direct,) = chart.cards("imaging-safety")
     assert (card.summary, card.detail) == (direct.summary, direct.detail)
+
+
+def test_s14_through_the_whole_consultation_gives_the_card_from_prefetch_alone(
+    vignettes: dict[str, dict[str, Any]],
+) -> None:
+    chart = from_vignette(vignettes["S14"])
+    request = chart.request("lung-precision")
+    client = FhirClient()
+    try:
+        fetcher = client.for_request(request, None)
+        deadline = Deadline.after(1.5)
+        (card,) = consult(service("lung-precision"), request, deadline, fhir=fetcher, engine=None, means=Means())
+    finally:
+        client.close()
+    (direct,) = chart.cards("lung-precision")
+    assert (card.indicator, card.summary) == (direct.indicator, direct.summary)

@@ -108,10 +108,10 @@ def found_drivers(record: PatientRecord) -> tuple[Found, ...]:
     return tuple(sorted(found, key=lambda f: bool(f.doubts)))
 
 
-Tested = Literal["found", "negative", "negative in plasma", "not tested"]
+GeneStatus = Literal["found", "negative", "negative in plasma", "not tested"]
 
 
-def tested(record: PatientRecord, gene: str) -> Tested:
+def gene_status(record: PatientRecord, gene: str) -> GeneStatus:
     """What is known of this gene in the tumour. Plasma that shows nothing does not exclude a driver."""
     results = [r for r in record.genes if r.gene == gene and r.origin != "germline"]
     if any(r.kind == "variant" for r in results):
