@@ -135,12 +135,12 @@ class Archive:
     def __call__(self, seen: Seen) -> Mood:
         uid = seen.path.split("/instances/")[1].split("/")[0]
         if seen.path.endswith("/metadata"):
-            own = {
-                "00080018": element("UI", uid),
-                "0020000D": element("UI", "1.2.1"),
-                "0020000E": element("UI", "1.2.1.1"),
-            }
-            return reply([self.film.metadata() | own], content_type="application/dicom+json")
+            series = uid.rpartition(".")[0]
+            own = {"00080018": uid, "0020000D": series.rpartition(".")[0], "0020000E": series}
+            return reply(
+                [self.film.metadata() | {tag: element("UI", value) for tag, value in own.items()}],
+                content_type="application/dicom+json",
+            )
         if self.frame is not None:
             return self.frame
         type_ = f"application/octet-stream; transfer-syntax={self.film.syntax}"
