@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,16 @@ def test_every_manifest_key_is_documented() -> None:
     plain = {"id", "title", "description", "advice", "version", "usage_requirements"}
     for key in set(Service.__struct_fields__) - plain:
         assert f"`{key}`" in text, f"docs/operations.md does not say what the manifest key {key} means"
+
+
+def test_every_test_and_file_that_the_safety_page_names_is_there() -> None:
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    tests = {
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert named
+    assert named <= tests, f"not there any more: {sorted(named - tests)}"
