@@ -38,8 +38,10 @@ from cds_service.feedback import FeedbackLog, FeedbackStore, parse_feedback
 from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Service, Services, load_services
+from cds_service.metrics import Metrics
 from cds_service.pages.evidence import evidence_blueprint
 from cds_service.pages.links import EvidenceLinks
+from cds_service.readiness import answer
 from cds_service.settings import Settings, SettingsError
 from cds_service.state.errors import StateError
 from cds_service.state.store import Store
@@ -47,6 +49,7 @@ from cds_service.trust.clients import Client, Clients, load_clients
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets
 from cds_service.trust.replay import SeenTokens, StoreUnavailable
+from cds_service.watch import begin, watch
 from models.contract import Assessor
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,7 @@ class House:
     clock: Clock
     state: Store
     evidence: EvidenceLinks
+    metrics: Metrics
     means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
 
@@ -93,17 +97,6 @@ class House:
         if self.settings.jwt == "off" and hook.fhir_server is not None:
             return next((c for c in self.clients.all if c.server(hook.fhir_server)), caller)
         return caller
-
-    def checks(self) -> dict[str, bool]:
-        """What must hold before calls may come. A slow FHIR server is none of it: all replicas would leave at once."""
-        models = self.services.models()
-        return {
-            "not_draining": not self.draining.is_set(),
-            "models": all(getattr(self.engines.get(name), "ready", name in self.engines) for name in models),
-            "models_well": all(self.means.thinking.well(name) for name in models),
-            "tokens_writable": self.tokens.writable(),
-            "feedback_writable": self.feedback.writable(),
-        }
 
     def close(self) -> None:
         self.fetcher.close()
@@ -146,10 +139,12 @@ def create_app(
         state = state or Store.open(settings.state_url, settings.state_dir, outbox_bytes=0)
     except StateError as error:
         raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None
+    services = services or load_services(settings.manifests / "services", settings.profile)
+    engines = engines or {}
     house = House(
         settings=settings,
-        services=services or load_services(settings.manifests / "services", settings.profile),
-        engines=engines or {},
+        services=services,
+        engines=engines,
         clients=clients,
         fetcher=fetcher,
         feedback=feedback,
@@ -161,6 +156,7 @@ def create_app(
         clock=clock or now,
         state=state,
         evidence=EvidenceLinks(settings.base_url, state.evidence, clock or now, models=settings.models),
+        metrics=Metrics(services, engines),
     )
     for service in house.services.on:
         load_advice(service.advice)
@@ -179,6 +175,7 @@ def create_app(
     app.register_blueprint(evidence_blueprint(house.evidence, settings))
     app.register_error_handler(Exception, _answer_error)
     app.after_request(lambda response: _finish(response, settings))
+    watch(app, house)
     return app
 
 
@@ -207,16 +204,21 @@ def _add_routes(app: Flask, house: House) -> None:
 
     @app.post("/cds-services/<service_id>")
     def call_service(service_id: str) -> Response:
+        stages = begin()
         caller = house.verify()
+        stages.done("caller")
         service = house.services.named(service_id)
         g.service = service.id
         hook = parse_hook_request(_body(), house.clock())
         g.hook_instance = hook.hook_instance
         if hook.hook not in service.hooks:
             raise BadRequest("`hook` is not one this service answers", expression="hook")
+        g.hook, g.budget_s = hook.hook, service.budget_s(hook.hook)
         client = house.client_of(caller, hook)
-        deadline = Deadline(request.environ["ordersight.started"] + service.budget_s(hook.hook))
+        deadline = Deadline(request.environ["ordersight.started"] + g.budget_s)
+        stages.done("request")
         with house.admission.call(_tenant(client), hook.hook, deadline):
+            g.taken_on = True
             cards = consult(
                 service,
                 hook,
@@ -227,8 +229,11 @@ def _add_routes(app: Flask, house: House) -> None:
                 profile=house.settings.profile,
                 base_url=house.settings.base_url,
                 keep=partial(house.evidence.attach, tenant=_tenant(caller)),
+                stages=stages,
             )
         house.feedback.shown(cards, service, hook.hook_instance, _tenant(caller), hook.received_at)
+        stages.done("kept")
+        g.cards = cards
         return Response(to_json(cards), content_type="application/json")
 
     @app.post("/cds-services/<service_id>/feedback")
@@ -236,7 +241,9 @@ def _add_routes(app: Flask, house: House) -> None:
         caller = house.verify()
         service = house.services.named(service_id)
         g.service = service.id
-        counts = house.feedback.add(parse_feedback(_body()), service.id, _tenant(caller), house.clock())
+        items = parse_feedback(_body())
+        counts = house.feedback.add(items, service.id, _tenant(caller), house.clock())
+        house.metrics.feedback(service.id, items, counts)
         fields = {"service": service.id, "new": counts.new, "repeated": counts.repeated, "unmatched": counts.unmatched}
         log.info("feedback", extra={"fields": fields})
         return _json({})
@@ -247,11 +254,7 @@ def _add_routes(app: Flask, house: House) -> None:
 
     @app.get("/readyz")
     def ready() -> Response:
-        checks = house.checks()
-        answer: dict[str, Any] = {"ready": all(checks.values()), "checks": checks, "jwt": house.settings.jwt}
-        if house.settings.jwt == "off":
-            answer["warning"] = "CALLERS ARE NOT CHECKED (ORDERSIGHT_JWT=off)"
-        return _json(answer, 200 if answer["ready"] else 503)
+        return _json(*answer(house))
 
 
 def _engine(house: House, service: Service) -> Assessor | None:

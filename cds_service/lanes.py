@@ -17,7 +17,7 @@ FEEDBACK_THREADS = 4
 QUICK_THREADS = 4
 MOST_FEEDBACK_WAITING = 256
 _CALL = re.compile(r"/+cds-services/+([^/]+)/*")
-_FEEDBACK = re.compile(r"/+cds-services/+[^/]+/+feedback/*")
+_FEEDBACK = re.compile(r"/+cds-services/+([^/]+)/+feedback/*")
 
 
 class Overloaded(Exception):
@@ -43,12 +43,18 @@ class Lanes:
     calls     hook calls: `admission.threads` of them at a time, and as many waiting as can be answered in time
     feedback  shed last: only when hundreds wait
     quick     health, discovery and whatever there is none of
-    refusals  the answer to those who are turned away
+    refusals  the answer to those who are turned away; `refused` is told the service's id and whether it is feedback
     """
 
-    def __init__(self, admission: Admission, budget_s: Callable[[str], float]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        budget_s: Callable[[str], float],
+        refused: Callable[[str, bool], None] = lambda service_id, feedback: None,
+    ) -> None:
         self._admission = admission
         self._budget_s = budget_s
+        self._refused = refused
         self.calls = _lane(admission.threads)
         self.feedback = _lane(FEEDBACK_THREADS)
         self.quick = _lane(QUICK_THREADS)
@@ -65,15 +71,18 @@ class Lanes:
     def _lane_for(self, request: Any) -> ThreadedTaskDispatcher:
         if request.error is not None or request.command != "POST":
             return self.quick
-        call = _CALL.fullmatch(request.path)
+        call, feedback = _CALL.fullmatch(request.path), _FEEDBACK.fullmatch(request.path)
         if call is not None:
             waiting = self.waiting()
             if waiting < 0 or self._admission.room_to_wait(waiting, self._budget_s(call[1])):
                 return self.calls
-        elif _FEEDBACK.fullmatch(request.path) is None:
+        elif feedback is None:
             return self.quick
         elif _waiting(self.feedback) < MOST_FEEDBACK_WAITING:
             return self.feedback
+        asked = call or feedback
+        if asked is not None:
+            self._refused(asked[1], feedback is not None)
         request.error = Overloaded(self._admission.turned_away("queue").retry_after_s or 1)
         return self.refusals
 

@@ -159,7 +159,7 @@ class Server:
             app,
             map=sockets,
             sockets=[self._socket],
-            _dispatcher=Lanes(house.admission, house.services.shortest_budget_s),
+            _dispatcher=Lanes(house.admission, house.services.shortest_budget_s, house.metrics.turned_away),
             connection_limit=1000,
             channel_timeout=15,
             cleanup_interval=5,

@@ -74,11 +74,11 @@ class Verifier:
         self._clients = clients
         self._base_url = settings.base_url
         self._seen = seen
-        self._keys = keys or KeySets(clients.all)
+        self.keys = keys or KeySets(clients.all)
         self.refused: Counter[Refusal] = Counter()
 
     def warm(self) -> None:
-        self._keys.warm(self._clients.all)
+        self.keys.warm(self._clients.all)
 
     def verify_client(self, headers: Mapping[str, str], url_path: str, now: datetime) -> Client:
         """The client behind a call of `url_path`, e.g. `/cds-services/imaging-safety`.
@@ -124,7 +124,7 @@ class Verifier:
             raise _Refused("audience", client)
 
     def _check_signature(self, token: str, header: Mapping[str, Any], client: Client) -> None:
-        for key in self._keys.find(client, header["kid"]):
+        for key in self.keys.find(client, header["kid"]):
             if header["alg"] not in key.algorithms:
                 continue
             registry = jws.JWSRegistry(algorithms=[header["alg"]], strict_check_header=False)

@@ -239,7 +239,7 @@ def test_alive_is_not_ready(make_app: Callable[..., Any]) -> None:
     assert client.get("/readyz").status_code == 200
     app.extensions["ordersight"].draining.set()
     response = client.get("/readyz")
-    assert (response.status_code, response.get_json()["checks"]["not_draining"]) == (503, False)
+    assert (response.status_code, response.get_json()["checks"]["not_draining"]["ok"]) == (503, False)
     assert client.get("/healthz").status_code == 200
 
 

@@ -223,7 +223,7 @@ def test_three_failures_in_a_row_make_it_unready_and_one_good_answer_ready_again
     for ready in (200, 200, 503):
         assert client.post("/cds-services/thinks", json=body).status_code == 200
         assert client.get("/readyz").status_code == ready
-    assert client.get("/readyz").get_json()["checks"]["models_well"] is False
+    assert client.get("/readyz").get_json()["checks"]["models_well"]["ok"] is False
     assert client.get("/healthz").status_code == 200
     model.fault = None
     client.post("/cds-services/thinks", json=body)

@@ -1,0 +1,73 @@
+"""`Gauges`: what a scrape looks at when it comes, so that nothing has to be told of it before.
+
+Nothing here waits for a server or a database longer than `/readyz` itself does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from cds_service.metrics import DESCRIBED, model_labels, tenant_id
+from cds_service.readiness import checks
+
+if TYPE_CHECKING:
+    from cds_service.app import House
+
+LEVELS = {"closed": 0.0, "half-open": 1.0, "open": 2.0}
+
+
+class Gauges:
+    """A collector of prometheus-client over one house."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry would otherwise scrape at registration to learn our names."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        house = self._house
+        states: dict[tuple[str, ...], float] = {}
+        for breaker in house.fetcher.breakers.states():
+            key = tenant_id(breaker.tenant), breaker.kind
+            states[key] = max(states.get(key, 0.0), LEVELS[breaker.state])
+        yield _family("breaker_state", states)
+
+        pools = {(str(kind),): pool for kind, pool in house.fetcher.fullest().items()}
+        pools["calls",] = sum(house.admission.in_flight().values()), house.admission.threads
+        yield _family("bulkhead_in_use", {pool: float(busy) for pool, (busy, _) in pools.items()})
+        yield _family("bulkhead_limit", {pool: float(size) for pool, (_, size) in pools.items()})
+
+        for name, counted in (
+            ("shed_total", house.admission.shed),
+            ("jwt_refused_total", house.verifier.refused),
+            ("jwks_refresh_total", house.verifier.keys.refreshed),
+            ("model_failures_total", house.means.thinking.failures),
+        ):
+            # Copied at once: other threads go on counting.
+            yield _family(name, {(str(what),): float(n) for what, n in dict(counted).items()})
+        yield _family(
+            "model_info",
+            {
+                (*model_labels(name, engine)[:2], str(getattr(engine, "digest", "unknown"))[:12]): 1.0
+                for name, engine in house.engines.items()
+            },
+        )
+        health = house.state.health()
+        yield _family("outbox_depth", {(): float(health.outbox)})
+        yield _family("outbox_oldest_seconds", {(): health.outbox_oldest_s})
+        yield _family("ready", {(name,): float(check.ok) for name, check in checks(house).items()})
+
+
+def _family(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+    said = next(m for m in DESCRIBED if m.name == name)
+    kind = CounterMetricFamily if said.kind == "counter" else GaugeMetricFamily
+    family = kind(said.name, said.meaning, labels=said.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
