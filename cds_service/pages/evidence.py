@@ -8,12 +8,14 @@ way to the same `render`.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from flask import Blueprint, Response, request
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from cds_service.advice.estimates import WORDS
 from cds_service.advice.writing import day, moment, number, probability, unit
@@ -32,6 +34,17 @@ MOST_PLOTS, MOST_SINGLES = 12, 24
 STATUS: dict[Reason, int] = {"unknown": 404, "opened": 410, "expired": 410}
 LONG_HISTORY = 30
 
+_DATE = re.compile(r"(\d{4}-\d{2}-\d{2}(?: \d{2}:\d{2})?)")
+
+
+def dated(text: str) -> Markup:
+    """The text with each date held together: one broken at its hyphens is hard to read in a narrow column."""
+    held = Markup('<span class="nowrap">{}</span>')
+    return Markup("").join(
+        held.format(part) if number % 2 else escape(part) for number, part in enumerate(_DATE.split(text))
+    )
+
+
 pages = Environment(
     loader=PackageLoader("cds_service.pages"),
     autoescape=True,
@@ -39,7 +52,14 @@ pages = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-pages.filters |= {"moment": moment, "day": day, "number": number, "probability": probability, "unit": unit}
+pages.filters |= {
+    "moment": moment,
+    "day": day,
+    "number": number,
+    "probability": probability,
+    "unit": unit,
+    "dated": dated,
+}
 pages.globals |= {"reference_range": reference_range}
 
 

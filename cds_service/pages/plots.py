@@ -148,10 +148,8 @@ def time_ticks(first: datetime, last: datetime) -> tuple[tuple[datetime, str], .
     ticks = _months(first, last, zone, step) if step >= timedelta(days=30) else _rounds(first, last, zone, step)
     if len(ticks) < FEWEST_TICKS:
         ticks = [first.astimezone(zone), last]
-    if step < timedelta(days=1):
-        pattern = "%m-%d %H:%M"
-    else:
-        pattern = "%Y-%m-%d" if step < timedelta(days=30) else "%Y-%m"
+    patterns = ((timedelta(days=1), "%m-%d %H:%M"), (timedelta(days=30), "%Y-%m-%d"), (timedelta.max, "%Y-%m"))
+    pattern = next(p for longest, p in patterns if step < longest)
     return tuple((t, t.strftime(pattern)) for t in ticks[: MOST_TICKS + 1])
 
 

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browsing import Watched, watched
 from evidence_house import Evidence, evidence_house
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -46,3 +47,9 @@ def browser() -> Iterator[Browser]:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield launched
         launched.close()
+
+
+@pytest.fixture
+def seen(browser: Browser) -> Iterator[Watched]:
+    with watched(browser, viewport={"width": 1440, "height": 900}) as found:
+        yield found
