@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 Floats = NDArray[np.float64]
 
@@ -88,6 +87,9 @@ def fit_platt(
 
 
 def _platt(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, float]:
+    # Only fitting needs scikit-learn; a server that starts does without its import of a second.
+    from sklearn.linear_model import LogisticRegression
+
     used = weights > 0
     model = LogisticRegression(C=PRIOR_STRENGTH, max_iter=200)
     scale = weights[used] / weights[used].mean()

@@ -15,8 +15,6 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 Floats = NDArray[np.float64]
@@ -148,6 +146,10 @@ def fit_gate(
     encode, valid                 source -> (films (N, 1, H, W), encodings (N, 1 + K, D))
     spoilt_features, valid_spoilt change -> encodings, or (films, encodings), of films changed by `spoilt`
     """
+    # Only fitting needs scikit-learn; a server that starts does without its import of a second.
+    from sklearn.covariance import LedoitWolf
+    from sklearn.linear_model import LogisticRegression
+
     good = {name: summary(features) for name, (_, features) in encode.items()}
     bad = np.concatenate([summary(f) for f in spoilt_features.values()])
     every = np.concatenate(list(good.values()))

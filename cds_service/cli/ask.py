@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cds_service.cli.errors import CommandError
-from cds_service.cli.importing import import_bundles
 from cds_service.cli.show import print_cards, services_table
 from cds_service.manifest import HOOKS, load_services
 from cds_service.settings import Settings
@@ -109,6 +108,8 @@ def import_(
     token: Annotated[str | None, typer.Option(help="Bearer token for the FHIR server.")] = None,
 ) -> None:
     """Load FHIR Bundles and their films into a FHIR server and a DICOMweb archive."""
+    from cds_service.cli.importing import import_bundles  # pydicom, which asking needs not
+
     try:
         moment = datetime.now(UTC) if shift_to == "now" else datetime.fromisoformat(shift_to) if shift_to else None
     except ValueError:

@@ -3,53 +3,81 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
 
 import typer
 from rich.console import Console
 
-from cds_service.advice import UnknownAdvice
-from cds_service.cli import ask, check, demo, model, serve, state
-from cds_service.cli.errors import CommandError
-from cds_service.demo.fire import DemoError
-from cds_service.manifest import ManifestError
-from cds_service.server import CannotListen
-from cds_service.settings import SettingsError
-from cds_service.trust.clients import ClientsError
-from models.checkpoint import CheckpointError
+Mount = Callable[[typer.Typer, ModuleType], None]
 
-app = typer.Typer(
-    name="cds-service",
-    help="Clinical decision support inside the order: CDS Hooks in, cards out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
-app.command("services")(ask.services)
-app.command("invoke")(ask.invoke)
-app.command("check")(check.check)
-app.command("import")(ask.import_)
-app.command("train")(model.train)
-app.command("evaluate")(model.evaluate)
-state.mount(app)
+
+def _commands(**functions: str) -> Mount:
+    def mount(app: typer.Typer, module: ModuleType) -> None:
+        for command, function in functions.items():
+            app.command(command)(getattr(module, function))
+
+    return mount
+
+
+GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
+    "serve": (("serve",), _commands(serve="serve")),
+    "demo": (("demo",), _commands(demo="demo")),
+    "ask": (("services", "invoke", "import"), _commands(services="services", invoke="invoke", **{"import": "import_"})),
+    "check": (("check",), _commands(check="check")),
+    "model": (("train", "evaluate"), _commands(train="train", evaluate="evaluate")),
+    "state": (
+        ("audit", "feedback", "retention", "state", "backup", "restore", "erase"),
+        lambda app, module: module.mount(app),
+    ),
+}
+"""module of cds_service.cli -> the words it answers to, and how they are added."""
 
 EXPECTED = (
-    CannotListen,
-    CheckpointError,
-    ClientsError,
-    CommandError,
-    DemoError,
-    ManifestError,
-    SettingsError,
-    UnknownAdvice,
+    "cds_service.advice.UnknownAdvice",
+    "cds_service.cli.errors.CommandError",
+    "cds_service.demo.fire.DemoError",
+    "cds_service.manifest.ManifestError",
+    "cds_service.server.CannotListen",
+    "cds_service.settings.SettingsError",
+    "cds_service.trust.clients.ClientsError",
+    "models.checkpoint.CheckpointError",
 )
-"""Errors that say what to do; everything else is a bug and keeps its traceback."""
+"""Errors that say what to do; everything else is a bug and keeps its traceback. By name, so that none is imported."""
+
+
+def assemble(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The commands of the group the first word belongs to; all of them where it is no command.
+
+    torch, scikit-learn and SQLAlchemy take seconds to import, and `cds-service services` needs none of them.
+    """
+    app = typer.Typer(
+        name="cds-service",
+        help="Clinical decision support inside the order: CDS Hooks in, cards out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    # With a callback a lone command keeps its name.
+    app.callback()(lambda: None)
+    word = arguments[0] if arguments else ""
+    asked = [name for name, (words, _) in GROUPS.items() if word in words]
+    for name in asked or GROUPS:
+        GROUPS[name][1](app, import_module(f"cds_service.cli.{name}"))
+    return app
+
+
+def expected(error: BaseException) -> bool:
+    """Whether the error's message is all that whoever typed the command needs."""
+    return any(f"{kind.__module__}.{kind.__qualname__}" in EXPECTED for kind in type(error).__mro__)
 
 
 def run() -> None:
     try:
-        app()
-    except EXPECTED as error:
+        assemble(sys.argv[1:])()
+    except Exception as error:
+        if not expected(error):
+            raise
         Console(stderr=True).print(f"[bold red]cds-service:[/] {error}", highlight=False, soft_wrap=True)
         sys.exit(2)
