@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -11,6 +11,8 @@ import msgspec
 
 Indicator = Literal["info", "warning", "critical"]
 Outcome = Literal["accepted", "overridden"]
+Setting = Literal["inpatient", "outpatient", ""]
+"""Where the patient was; "" where that is not known."""
 COMMENT_LIMIT = 4000
 ID_LIMIT = 512
 
@@ -26,12 +28,16 @@ def _aware(moment: datetime, name: str) -> None:
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What became of one rule in one call; `cause` says why it was silent or abstained."""
+    """What became of one rule in one call; `cause` says why it was silent, capped or abstained.
+
+    tier  of the card it was on, or would have been on
+    """
 
     rule: str
     outcome: Literal["fired", "silent", "capped", "abstained"]
     cause: str = ""
     version: str = ""
+    tier: str = ""
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -48,6 +54,7 @@ class ShownCard(msgspec.Struct, frozen=True):
 
     fingerprint  same deciding facts for the same patient, rule and order: `Store.fingerprint`
     shadow       computed and kept, but not sent: feedback never matches it
+    orders       keyed hashes of the orders it is about, to tell the same order from one that reappears
     """
 
     card: str
@@ -56,6 +63,7 @@ class ShownCard(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     suggestions: tuple[str, ...] = ()
     shadow: bool = False
+    orders: tuple[str, ...] = ()
 
 
 class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +72,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
     id      stable, so that storing it twice (outbox) leaves one row
     inputs  keyed hashes of the references and versions of the resources the answer rests on: `Store.key`
     ms      milliseconds per stage
+    setting and event_key (one user, patient and hook) are what the next call's silence is decided by
     """
 
     tenant: str
@@ -80,6 +89,8 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
     patient_key: str = ""
     user_key: str = ""
     encounter_key: str = ""
+    setting: Setting = ""
+    event_key: str = ""
     inputs: tuple[str, ...] = ()
     decisions: tuple[Decision, ...] = ()
     predictions: tuple[Prediction, ...] = ()
@@ -149,7 +160,10 @@ class AuditVerdict(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """The last time a fingerprint was shown to a user, the answer (None: nothing yet), and the codes of the reasons."""
+    """A card as it was shown, its answer (None: nothing yet), and the codes of the reasons.
+
+    hook_instance  of the last call that showed it; answered_at by the EHR's clock, never before the card or after now
+    """
 
     card: str
     indicator: Indicator
@@ -157,6 +171,10 @@ class Shown(msgspec.Struct, frozen=True):
     encounter_key: str
     outcome: Outcome | None
     reasons: tuple[str, ...]
+    setting: Setting = ""
+    orders: tuple[str, ...] = ()
+    hook_instance: str = ""
+    answered_at: datetime | None = None
 
 
 class Silence(msgspec.Struct, frozen=True):
@@ -168,13 +186,39 @@ class Silence(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
+    """Of one fingerprint: its last card to this user, every answered card to anybody, and a silence that was set."""
+
     shown: Shown | None = None
     silence: Silence | None = None
+    answered: tuple[Shown, ...] = ()
+
+
+class Rival(msgspec.Struct, frozen=True):
+    """A card that another service sent for the same hook event."""
+
+    service: str
+    indicator: Indicator
+
+
+class Crowd(msgspec.Struct, frozen=True):
+    """What a user has on the screen, and has been interrupted by.
+
+    interruptions  warning and critical cards of the last week
+    """
+
+    rivals: tuple[Rival, ...] = ()
+    interruptions: int = 0
+
+
+Settle = Callable[[AnswerRecord, Crowd], AnswerRecord]
+"""Decides what of an answer is sent, once it is known what others have sent. Pure: it may run twice."""
 
 
 class ReportRow(msgspec.Struct, frozen=True):
     """One rule's month.
 
+    suppressed, capped  calls in which it would have spoken, by cause; they were not shown
+    shadow    cards of a rule or service in shadow mode
     reasons   overridden cards per reason code; one card may have several
     answer_s  median of the seconds from card to answer; None without an answer
     """
@@ -188,11 +232,18 @@ class ReportRow(msgspec.Struct, frozen=True):
     unanswered: int
     reasons: Mapping[str, int]
     answer_s: float | None
+    suppressed: Mapping[str, int] = {}
+    capped: Mapping[str, int] = {}
+    shadow: int = 0
 
 
 class FeedbackReport(msgspec.Struct, frozen=True):
+    """`calls` answered with 200 per hook, one for each service asked; `interruptions`: warning and critical cards."""
+
     rows: tuple[ReportRow, ...]
     unmatched: int
+    calls: Mapping[str, int] = {}
+    interruptions: int = 0
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection
 
-from cds_service.state import audit, outbox, schema, shown
+from cds_service.state import audit, history, outbox, reports, schema, shown
 from cds_service.state import backup as backups
 from cds_service.state import retention as keeping
 from cds_service.state import switches as switching
@@ -44,6 +44,7 @@ from cds_service.state.records import (
     FeedbackResult,
     Health,
     History,
+    Settle,
 )
 from cds_service.state.sealed import EvidenceStore, SealedRows
 from cds_service.state.switches import Scope, Switch, Switches, SwitchState
@@ -136,23 +137,25 @@ class Store:
         row = {"token": self._keys.of("jti", iss, jti_), "exp": max(exp, now)}
         return self._writer.run(lambda conn: insert_new(conn, jti, row), timeout)
 
-    def record_answer(self, record: AnswerRecord, *, timeout: float = 0.25) -> None:
+    def record_answer(
+        self, record: AnswerRecord, *, timeout: float = 0.25, settle: Settle | None = None
+    ) -> AnswerRecord:
         """Make an answer's audit row, predictions and cards durable, together; release the answer after this returns.
 
-        After `timeout` seconds, or at once while the database fails, the record goes to the outbox and from there to
-        the database later. Raises StateUnavailable when neither takes it: no advice without a trace.
+        What `settle` leaves of it is stored and returned. After `timeout` seconds, or at once while the database
+        fails, the record goes to the outbox as it is, and from there to the database later. Raises StateUnavailable
+        when neither takes it: no advice without a trace.
         """
         if not self._writer.stuck(timeout):
             try:
-                self._writer.run(lambda conn: shown.store_answer(conn, record), timeout)
+                return self._writer.run(lambda conn: shown.settle_answer(conn, record, settle), timeout)
             except StateUnavailable:
                 if self._box is None:
                     raise
-            else:
-                return
         if self._box is None:
             raise StateUnavailable("the database takes no writes")
         self._box.append(msgspec.json.encode(record))
+        return record
 
     def record_feedback(
         self, tenant: str, items: Sequence[FeedbackItem], *, service: str = "", timeout: float = WAIT_S
@@ -168,7 +171,7 @@ class Store:
         self, tenant: str, fingerprints: Sequence[str], user_key: str, now: datetime, *, timeout: float = 0.1
     ) -> dict[str, History]:
         """What this user was shown and answered for each fingerprint. Raises StateUnavailable after `timeout`."""
-        return self._read(lambda conn: shown.seen(conn, tenant, fingerprints, user_key, now), timeout)
+        return self._read(lambda conn: history.seen(conn, tenant, fingerprints, user_key, now), timeout)
 
     def suppress(
         self,
@@ -184,7 +187,7 @@ class Store:
         """Keep a fingerprint unsaid until then (None: for good) for one user, or for everybody."""
         at = now_utc()
         self._writer.run(
-            lambda conn: shown.suppress(
+            lambda conn: history.suppress(
                 conn, tenant, fingerprint, until, cause, set_at=at, user_key=user_key, patient_key=patient_key
             ),
             timeout,
@@ -238,11 +241,11 @@ class Store:
         self, since: datetime, until: datetime, *, tenant: str | None = None, service: str | None = None
     ) -> FeedbackReport:
         """Per rule what was shown and what became of it; `tenant` None is for the administrator of all."""
-        return self._study(lambda conn: shown.report(conn, tenant, since, until, service))
+        return self._study(lambda conn: reports.report(conn, tenant, since, until, service))
 
     def export_feedback(self, tenant: str | None = None, *, comments: bool = False) -> Iterator[Mapping[str, Any]]:
         with told_plainly(), self._engines.readers.connect() as conn:
-            yield from shown.export(patiently(conn), tenant, comments=comments)
+            yield from reports.export(patiently(conn), tenant, comments=comments)
 
     def verify_audit(self) -> AuditVerdict:
         """Check every audit chain, also against the anchors in the state folder; chains that hold are anchored anew."""
@@ -316,7 +319,6 @@ class Store:
 
     def _read(self, query: Callable[[Connection], T], timeout: float) -> T:
         """A query on a call's path: a database that hangs costs `timeout`, never the call."""
-
         answer: Future[T] = Future()
         if not self._reading.acquire(blocking=False):
             raise StateUnavailable("too many reads are waiting for the database")

@@ -149,10 +149,17 @@ cards_shown = Table(
     _text("fingerprint", 64),
     Column("shadow", Boolean, nullable=False),
     Column("shown_at", Instant, nullable=False),
+    Column("orders", Text, nullable=False, server_default="[]"),
+    _text("setting", 16),
+    _text("hook_instance"),
+    _text("event_key", 64),
+    Column("latest_at", Instant),
     Index("cards_shown_fingerprint", "tenant", "fingerprint", "user_key"),
     Index("cards_shown_at", "shown_at"),
     Index("cards_shown_patient", "patient_key"),
+    Index("cards_shown_user", "tenant", "user_key", "latest_at"),
 )
+"""`hook_instance`, `event_key` and `latest_at` are those of the last call the card was shown in."""
 
 feedback = Table(
     "feedback",

@@ -53,6 +53,7 @@ def test_an_answer_leaves_its_audit_row_predictions_and_cards(store: Store) -> N
         "outcome": "silent",
         "cause": "eGFR is 88",
         "version": "",
+        "tier": "",
     }
     assert orjson.loads(row["ms"]) == {"evidence": 120, "model": 35}
     counted = store.retention(NOW + 10_000 * DAY, dry_run=True)
