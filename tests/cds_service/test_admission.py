@@ -88,7 +88,7 @@ def test_a_call_whose_time_has_passed_while_it_waited_is_turned_away(clock: Cloc
 
 
 def test_a_queue_is_as_long_as_can_be_answered_within_the_budget(clock: Clock) -> None:
-    """Little's law by hand: 4 threads, 0.1 s a call. Behind 3 others the wait is 4 x 0.1 / 4 = 0.1 s, and 0.1 s more."""
+    """Little's law by hand: 4 threads, 0.1 s a call: behind 3 others 4 x 0.1 / 4 = 0.1 s, and 0.1 s more."""
     admission = Admission(4, clock=clock, points_per_s=1e6)
     assert admission.room_to_wait(3, 0.5), "nothing is known yet, and fewer wait than there are threads"
     for _ in range(20):
