@@ -103,8 +103,25 @@ class Suggestion(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"
         _check_said(self.label, "the label of a suggestion")
 
 
+class Basis(msgspec.Struct, frozen=True):
+    """What makes a card this card: said the same again, it is the same card.
+
+    rules     ids of the rules it rests on
+    orders    references of the drafts it is about; None for all that concern the service, () for none
+    deciding  the deciding facts in bands (`eGFR 15-29`, `KDIGO 2`), so that noise is no news and a worse band is;
+              empty where the advice does not say: then the first row of the card's table decides, numbers by doublings
+    """
+
+    rules: tuple[str, ...]
+    orders: tuple[str, ...] | None = None
+    deciding: tuple[str, ...] = ()
+
+
 class Card(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """One card. Raises CardError for anything the specification or our card contract does not allow."""
+    """One card. Raises CardError for anything the specification or our card contract does not allow.
+
+    basis  never leaves the house: `to_json` takes it off. A card without one is shown every time
+    """
 
     summary: str
     indicator: Indicator
@@ -116,6 +133,7 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     links: tuple[Link, ...] = ()
     uuid: str = msgspec.field(default_factory=new_uuid)
     extension: Mapping[str, Any] | None = None
+    basis: Basis | None = None
 
     def __post_init__(self) -> None:
         if not self.summary.strip() or len(self.summary) >= SUMMARY_LIMIT:
@@ -143,4 +161,4 @@ _encoder = msgspec.json.Encoder()
 
 
 def to_json(cards: tuple[Card, ...] | list[Card]) -> bytes:
-    return _encoder.encode(CardResponse(tuple(cards)))
+    return _encoder.encode(CardResponse(tuple(msgspec.structs.replace(card, basis=None) for card in cards)))

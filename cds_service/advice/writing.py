@@ -12,11 +12,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from cds_service.cards import DETAIL_LIMIT, SUMMARY_LIMIT, Card, CardError, Coding, Indicator, Link, Source, Suggestion
+from cds_service.cards import (
+    DETAIL_LIMIT,
+    SUMMARY_LIMIT,
+    Basis,
+    Card,
+    CardError,
+    Coding,
+    Indicator,
+    Link,
+    Source,
+    Suggestion,
+)
 from cds_service.evidence import Shortfall
 from cds_service.manifest import ManifestError, Rule, Service
 from cds_service.markdown import escape_markdown, plain_text, table
-from fhir_mappers.record import Lab
+from fhir_mappers.record import Lab, Order
 
 HEADER = ("Fact", "Value", "When", "Source")
 MAX_FACTS = 6
@@ -247,10 +258,14 @@ def card(
     reasons: tuple[Coding, ...] = (),
     choose: Literal["at-most-one", "any"] = "any",
     more_links: Sequence[Link] = (),
+    orders: Sequence[Order] | None = None,
+    deciding: Sequence[str] = (),
 ) -> Card:
     """A card of these rules: source, topic and guideline links come from the manifest.
 
-    choose  `at-most-one` where the suggestions are alternatives, `any` where each stands for itself
+    choose    `at-most-one` where the suggestions are alternatives, `any` where each stands for itself
+    orders    the drafts it is about, () for none; left out: all drafts that concern the service
+    deciding  the deciding facts in bands, by which the same card is known again (`cds_service.cards.Basis`)
     """
     used = [service.rules[name] for name in rules]
     citations = "; ".join(dict.fromkeys(r.citation for r in used))
@@ -265,4 +280,5 @@ def card(
         override_reasons=reasons,
         links=(*links.values(), *more_links),
         uuid=uuid,
+        basis=Basis(rules, None if orders is None else tuple(order.ref for order in orders), tuple(deciding)),
     )
