@@ -27,6 +27,7 @@ from waitress.utilities import RequestEntityTooLarge
 from cds_service.app import House, cors_headers
 from cds_service.errors import BadRequest, ServiceError, TooLarge, Unavailable, operation_outcome
 from cds_service.lanes import Lanes, Overloaded
+from cds_service.metrics_server import listen_metrics
 from cds_service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -151,10 +152,11 @@ class Server:
         """Serve the app. Once: the socket is closed afterwards."""
         if self._stopping.is_set():
             return
+        house: House = app.extensions["ordersight"]
+        metrics = listen_metrics(self.settings, house.metrics.registry)
         self._stopped.clear()
         sockets: dict[int, Any] = {}
         limit = self.settings.max_body_bytes + 1
-        house: House = app.extensions["ordersight"]
         self._waitress = waitress = create_server(
             app,
             map=sockets,
@@ -185,6 +187,8 @@ class Server:
         finally:
             waitress.task_dispatcher.shutdown(timeout=1)
             wasyncore.close_all(sockets, ignore_all=True)
+            if metrics is not None:
+                metrics.close()
             house.close()
             self._stopped.set()
         log.info("stopped")

@@ -52,6 +52,13 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return read
 
 
+def _metrics(text: str) -> int | str:
+    try:
+        return text if text in ("off", "loopback") else _whole(1, 65535)(text)
+    except ValueError:
+        raise ValueError("write off, loopback, or a port from 1 to 65535") from None
+
+
 def _origin(text: str) -> str:
     parts = urlsplit(text)
     if text != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https") or not parts.netloc:
@@ -134,6 +141,9 @@ class Settings:
     threads: int = _setting(_whole(1, 256), "calls answered at the same time", 32)
     client_points_per_s: int = _setting(
         _whole(1, 1_000_000), "what one client may use: order-sign costs 5, order-select 3, most hooks 1", 1000
+    )
+    metrics: int | str = _setting(
+        _metrics, "Prometheus metrics: `off`, `loopback` (127.0.0.1, port 9464), or a port on ORDERSIGHT_HOST", "off"
     )
     drain_s: int = _setting(_whole(0, 300), "seconds a stopping server gives calls under way", 25)
 

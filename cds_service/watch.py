@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,13 @@ from flask import Flask, Response, g, request
 from cds_service.cards import Card
 from cds_service.consult import Stages
 from cds_service.gauges import Gauges
-from cds_service.metrics import Outcome
+from cds_service.metrics import Outcome, tenant_id
 
 if TYPE_CHECKING:
     from cds_service.app import House
+
+
+log = logging.getLogger(__name__)
 
 
 def begin() -> Stages:
@@ -40,6 +44,9 @@ def watch(app: Flask, house: House) -> None:
         return response
 
     app.after_request(observe)
+    if house.settings.metrics != "off":
+        for tenant in sorted({client.tenant or client.name for client in house.clients.all}):
+            log.info("tenant", extra={"fields": {"tenant": tenant, "label": tenant_id(tenant)}})
 
 
 def _call(house: House, status: int) -> None:

@@ -53,6 +53,7 @@ class Answerer:
 
     def __init__(self, stored: Stored, *, device: str = "cpu") -> None:
         self.card, self._gate = stored.card, stored.gate
+        self.device = device
         self._device = torch.device(device)
         self._model = stored.model.to(self._device).eval()
         self._kept: OrderedDict[bytes, _Film] = OrderedDict()

@@ -101,6 +101,11 @@ class Engine:
         return self.card.weights.sha256
 
     @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        return self._answerer.device
+
+    @property
     def tier(self) -> Tier:
         return self.card.tier
 

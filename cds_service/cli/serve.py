@@ -13,6 +13,7 @@ from cds_service.app import create_app
 from cds_service.cli.errors import CommandError
 from cds_service.logs import configure_logging
 from cds_service.manifest import Services, load_services
+from cds_service.readiness import warnings
 from cds_service.server import serve as serve_app
 from cds_service.settings import Settings
 from models.serving import Engine
@@ -36,6 +37,8 @@ def serve(
         + (", ".join(e.name for e in engines.values()) or "none"),
         highlight=False,
     )
+    for warning in warnings(settings):
+        Console(stderr=True).print(f"[bold yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
     serve_app(create_app(settings, services=services, engines=engines), settings)
 
 
