@@ -39,6 +39,7 @@ from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Service, Services, load_services
 from cds_service.metrics import Metrics
+from cds_service.pages.console import console_blueprint
 from cds_service.pages.evidence import evidence_blueprint
 from cds_service.pages.links import EvidenceLinks
 from cds_service.readiness import answer
@@ -173,6 +174,7 @@ def create_app(
     app.wsgi_app = _TidyPath(app.wsgi_app)  # type: ignore[method-assign]
     _add_routes(app, house)
     app.register_blueprint(evidence_blueprint(house.evidence, settings))
+    app.register_blueprint(console_blueprint(house))
     app.register_error_handler(Exception, _answer_error)
     app.after_request(lambda response: _finish(response, settings))
     watch(app, house)

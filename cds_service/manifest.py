@@ -158,6 +158,21 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def thinking_s(self) -> float:
         return self.thinking_ms / 1000.0
 
+    def levels(self) -> dict[str, float]:
+        """Every threshold by the name an administrator sets it under: `icu_care.info`."""
+        return {f"{target}.{level}": v for target, levels in self.thresholds.items() for level, v in levels.items()}
+
+    def under(self, thresholds: Mapping[str, float]) -> Service:
+        """This service with an administrator's thresholds, named as in `levels`; unknown names change nothing."""
+        known = self.levels()
+        if not thresholds.keys() & known.keys():
+            return self
+        changed = {target: dict(levels) for target, levels in self.thresholds.items()}
+        for name in thresholds.keys() & known.keys():
+            target, _, level = name.rpartition(".")
+            changed[target][level] = thresholds[name]
+        return msgspec.structs.replace(self, thresholds=changed)
+
     def concerns(self, hook: str, drafts: Iterable[Order]) -> bool:
         """False when none of the draft orders is this service's business: the answer is then `cards: []` at once."""
         applies = self.applies_to.get(hook)
