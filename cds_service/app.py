@@ -39,6 +39,7 @@ from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Service, Services, load_services
 from cds_service.metrics import Metrics
+from cds_service.openapi import served
 from cds_service.pages.console import console_blueprint
 from cds_service.pages.evidence import evidence_blueprint
 from cds_service.pages.links import EvidenceLinks
@@ -249,6 +250,10 @@ def _add_routes(app: Flask, house: House) -> None:
         fields = {"service": service.id, "new": counts.new, "repeated": counts.repeated, "unmatched": counts.unmatched}
         log.info("feedback", extra={"fields": fields})
         return _json({})
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        return Response(served(), content_type="application/json")
 
     @app.get("/healthz")
     def live() -> Response:

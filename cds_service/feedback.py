@@ -45,7 +45,7 @@ class AcceptedSuggestion(msgspec.Struct, frozen=True):
     id: Name
 
 
-class _Item(msgspec.Struct, frozen=True, rename="camel"):
+class FeedbackMessage(msgspec.Struct, frozen=True, rename="camel"):
     """One message as it comes."""
 
     card: Name
@@ -56,8 +56,8 @@ class _Item(msgspec.Struct, frozen=True, rename="camel"):
     override_reasons: OverrideReason | tuple[OverrideReason, ...] | None = None
 
 
-class _Batch(msgspec.Struct, frozen=True):
-    feedback: tuple[_Item, ...]
+class FeedbackBatch(msgspec.Struct, frozen=True):
+    feedback: tuple[FeedbackMessage, ...]
 
 
 class Feedback(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -70,7 +70,7 @@ class Feedback(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     reasons: tuple[OverrideReason, ...] = ()
 
 
-_batch = msgspec.json.Decoder(_Batch)
+_batch = msgspec.json.Decoder(FeedbackBatch)
 
 
 def parse_feedback(body: bytes) -> tuple[Feedback, ...]:
@@ -86,7 +86,7 @@ def parse_feedback(body: bytes) -> tuple[Feedback, ...]:
     return tuple(_read(item, f"feedback[{i}]") for i, item in enumerate(items))
 
 
-def _read(item: _Item, place: str) -> Feedback:
+def _read(item: FeedbackMessage, place: str) -> Feedback:
     if item.outcome not in ("accepted", "overridden"):
         raise BadRequest(f"`{place}.outcome` is neither accepted nor overridden", expression=f"{place}.outcome")
     try:
