@@ -18,6 +18,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from cds_service.errors import UnknownService
 from cds_service.pages.console_accounts import WHOLE, Accounts
+from cds_service.pages.console_feedback import add_feedback
 from cds_service.pages.console_page import Console, admin
 from cds_service.pages.console_services import add_services
 from cds_service.pages.evidence import security_headers
@@ -101,6 +102,7 @@ def console_blueprint(house: House) -> Blueprint:
         return response
 
     add_services(blueprint, console)
+    add_feedback(blueprint, console)
 
     @blueprint.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
