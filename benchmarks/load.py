@@ -24,7 +24,7 @@ class Plan:
     bodies      taken in turn
     callers     connections, each with one call under way
     seconds     how long; the last calls may take longer
-    tokens      bearer tokens, each used once; without any, none is sent
+    tokens      bearer tokens, each used once, and the end when they are; without any, none is sent
     pause_s     what a caller waits after an answer
     back_off_s  what it waits besides after a 429 or 503; a real one waits for Retry-After
     """
@@ -61,7 +61,10 @@ class _Caller:
         while time.perf_counter() < until:
             body = self.plan.bodies[number % len(self.plan.bodies)].encode()
             number += self.plan.callers
-            sample = await self._call(body)
+            token = next(self.tokens, None)
+            if self.plan.tokens and token is None:
+                break
+            sample = await self._call(body, token)
             self.samples.append(sample)
             pause_s = self.plan.pause_s + (self.plan.back_off_s if sample.status in (429, 503) else 0.0)
             if pause_s:
@@ -70,11 +73,11 @@ class _Caller:
             self.connection[1].close()
         return self.samples
 
-    async def _call(self, body: bytes) -> Sample:
+    async def _call(self, body: bytes, token: str | None) -> Sample:
         head = f"POST {self.plan.path} HTTP/1.1\r\nHost: {self.host}\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\n"
-        if self.plan.tokens:
-            head += f"Authorization: Bearer {next(self.tokens)}\r\n"
+        if token is not None:
+            head += f"Authorization: Bearer {token}\r\n"
         began = time.perf_counter()
         try:
             if self.connection is None:

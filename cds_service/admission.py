@@ -56,7 +56,7 @@ class Admission:
     """Shared by all threads, and by the server, which asks before it lets a call wait.
 
     threads       calls answered at the same time
-    tenants       how many there are; a single one may use all threads
+    tenants       says how many there are now; a single one may use all threads
     points_per_s  what each caller may use; see POINTS
     shed          reason -> how many calls were turned away, since the start
     """
@@ -64,13 +64,13 @@ class Admission:
     def __init__(
         self,
         threads: int,
-        tenants: int = 1,
+        tenants: Callable[[], int] = lambda: 1,
         points_per_s: float = 1000.0,
         clock: Monotonic = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.threads = threads
-        self.per_tenant = threads if tenants <= 1 else max(1, math.floor(threads * SHARE))
+        self._tenants = tenants
         self.shed: Counter[Reason] = Counter()
         self._buckets = TokenBuckets(points_per_s, clock)
         self._jitter = jitter
@@ -84,6 +84,10 @@ class Admission:
         with self._lock:
             return {tenant: n for tenant, n in self._in_flight.items() if n}
 
+    def per_tenant(self) -> int:
+        """How many calls of one tenant may be under way."""
+        return self.threads if self._tenants() <= 1 else max(1, math.floor(self.threads * SHARE))
+
     @contextmanager
     def call(self, tenant: str, hook: str, deadline: Deadline) -> Iterator[None]:
         """Hold a place for one call. Raises Throttled or Unavailable."""
@@ -93,8 +97,9 @@ class Admission:
         if wait_s:
             self.shed["client"] += 1
             raise Throttled("this client has made more calls than it may; come back later", self._retry_after(wait_s))
+        most = self.per_tenant()
         with self._lock:
-            if self._in_flight[tenant] >= self.per_tenant:
+            if self._in_flight[tenant] >= most:
                 self.shed["tenant"] += 1
                 raise Throttled("this client has as many calls under way as it may", self._retry_after(1.0))
             self._in_flight[tenant] += 1

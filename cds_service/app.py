@@ -153,7 +153,7 @@ def create_app(
         tokens=tokens,
         verifier=Verifier(clients, settings, tokens, KeySets(clients.all, fetcher.transport)),
         admission=Admission(
-            settings.threads, len({_tenant(c) for c in clients.all}), float(settings.client_points_per_s)
+            settings.threads, lambda: len({_tenant(c) for c in clients.all}), float(settings.client_points_per_s)
         ),
         clock=clock or now,
         state=state,

@@ -60,7 +60,7 @@ def test_a_hook_that_reads_more_costs_more(clock: Clock, hook: str, calls: int) 
 
 def test_one_of_several_tenants_may_hold_half_of_the_threads_and_a_single_one_all(clock: Clock) -> None:
     for tenants, most in ((1, 8), (2, 4), (5, 4)):
-        admission = Admission(8, tenants, clock=clock)
+        admission = Admission(8, lambda n=tenants: n, clock=clock)
         held = [admission.call("a", "patient-view", Deadline(clock.now + 5, clock)) for _ in range(most)]
         for place in held:
             place.__enter__()
