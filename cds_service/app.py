@@ -34,9 +34,10 @@ from cds_service.errors import (
     operation_outcome,
     service_error,
 )
-from cds_service.feedback import FeedbackLog, FeedbackStore, parse_feedback
+from cds_service.feedback import parse_feedback, to_items
 from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
+from cds_service.ledger import Entry, Ledger
 from cds_service.manifest import Service, Services, load_services
 from cds_service.metrics import Metrics
 from cds_service.openapi import served
@@ -50,12 +51,13 @@ from cds_service.state.store import Store
 from cds_service.trust.clients import Client, Clients, load_clients
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets
-from cds_service.trust.replay import SeenTokens, StoreUnavailable
+from cds_service.trust.replay import UsedTokens
 from cds_service.watch import begin, watch
 from models.contract import Assessor
 
 log = logging.getLogger(__name__)
 
+MIB = 1024 * 1024
 JSON_TYPES = ("application/json", "application/fhir+json")
 CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 NOBODY = Client(name="anonymous", fhir=())
@@ -77,12 +79,11 @@ class House:
     engines: Mapping[str, Assessor]
     clients: Clients
     fetcher: FhirClient
-    feedback: FeedbackStore
-    tokens: SeenTokens
     verifier: Verifier
     admission: Admission
     clock: Clock
     state: Store
+    ledger: Ledger
     evidence: EvidenceLinks
     metrics: Metrics
     means: Means = field(default_factory=Means)
@@ -103,7 +104,6 @@ class House:
     def close(self) -> None:
         self.fetcher.close()
         self.means.close()
-        self.tokens.close()
         self.evidence.close()
         self.state.close()
 
@@ -116,7 +116,6 @@ def create_app(
     clients: Clients | None = None,
     clock: Clock | None = None,
     fetcher: FhirClient | None = None,
-    feedback: FeedbackStore | None = None,
     state: Store | None = None,
 ) -> Flask:
     """The WSGI application. What is not given is read from the files the settings name; engines are never loaded here.
@@ -131,16 +130,13 @@ def create_app(
         ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
     )
     try:
-        tokens = SeenTokens(settings.state_dir / "tokens.sqlite")
-        feedback = feedback or FeedbackLog(settings.state_dir / "feedback.jsonl")
-    except (OSError, StoreUnavailable):
+        state = state or Store.open(settings.state_url, settings.state_dir, outbox_bytes=settings.outbox_mb * MIB)
+    except StateError as error:
+        raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None
+    except OSError:
         raise SettingsError(
             f"ORDERSIGHT_STATE_DIR is {str(settings.state_dir)!r}; write a folder we may write to"
         ) from None
-    try:
-        state = state or Store.open(settings.state_url, settings.state_dir, outbox_bytes=0)
-    except StateError as error:
-        raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None
     services = services or load_services(settings.manifests / "services", settings.profile)
     engines = engines or {}
     house = House(
@@ -149,14 +145,13 @@ def create_app(
         engines=engines,
         clients=clients,
         fetcher=fetcher,
-        feedback=feedback,
-        tokens=tokens,
-        verifier=Verifier(clients, settings, tokens, KeySets(clients.all, fetcher.transport)),
+        verifier=Verifier(clients, settings, UsedTokens(state), KeySets(clients.all, fetcher.transport)),
         admission=Admission(
             settings.threads, lambda: len({_tenant(c) for c in clients.all}), float(settings.client_points_per_s)
         ),
         clock=clock or now,
         state=state,
+        ledger=Ledger(state, economy=settings.economy == "on"),
         evidence=EvidenceLinks(settings.base_url, state.evidence, clock or now, models=settings.models),
         metrics=Metrics(services, engines),
     )
@@ -210,20 +205,25 @@ def _add_routes(app: Flask, house: House) -> None:
         stages = begin()
         caller = house.verify()
         stages.done("caller")
+        g.entry = entry = house.ledger.open(_tenant(caller), house.clock())
         service = house.services.named(service_id)
         g.service = service.id
-        hook = parse_hook_request(_body(), house.clock())
+        entry.of(service)
+        entry.hook = hook = parse_hook_request(_body(), entry.at)
         g.hook_instance = hook.hook_instance
         if hook.hook not in service.hooks:
             raise BadRequest("`hook` is not one this service answers", expression="hook")
         g.hook, g.budget_s = hook.hook, service.budget_s(hook.hook)
         client = house.client_of(caller, hook)
-        deadline = Deadline(request.environ["ordersight.started"] + g.budget_s)
+        entry.deadline = deadline = Deadline(request.environ["ordersight.started"] + g.budget_s)
+        entry.keep = partial(house.evidence.attach, tenant=_tenant(caller))
         stages.done("request")
-        with house.admission.call(_tenant(client), hook.hook, deadline):
+        if entry.off:
+            return Response(to_json(entry.nothing()), content_type="application/json")
+        with house.admission.call(_tenant(client), hook.hook, deadline), entry.part():
             g.taken_on = True
             cards = consult(
-                service,
+                entry.in_force.service,
                 hook,
                 deadline,
                 fhir=house.fetcher.for_request(hook, client),
@@ -231,10 +231,9 @@ def _add_routes(app: Flask, house: House) -> None:
                 means=house.means,
                 profile=house.settings.profile,
                 base_url=house.settings.base_url,
-                keep=partial(house.evidence.attach, tenant=_tenant(caller)),
+                settle=entry.settle,
                 stages=stages,
             )
-        house.feedback.shown(cards, service, hook.hook_instance, _tenant(caller), hook.received_at)
         stages.done("kept")
         g.cards = cards
         return Response(to_json(cards), content_type="application/json")
@@ -245,9 +244,14 @@ def _add_routes(app: Flask, house: House) -> None:
         service = house.services.named(service_id)
         g.service = service.id
         items = parse_feedback(_body())
-        counts = house.feedback.add(items, service.id, _tenant(caller), house.clock())
+        counts = house.state.record_feedback(_tenant(caller), to_items(items), service=service.id)
         house.metrics.feedback(service.id, items, counts)
-        fields = {"service": service.id, "new": counts.new, "repeated": counts.repeated, "unmatched": counts.unmatched}
+        fields = {
+            "service": service.id,
+            "new": counts.stored,
+            "repeated": counts.repeated,
+            "unmatched": counts.unmatched,
+        }
         log.info("feedback", extra={"fields": fields})
         return _json({})
 
@@ -304,6 +308,9 @@ def _answer_error(error: Exception) -> Response:
             face.diagnostics = f"{face.diagnostics}: {instance}"
     else:
         log.info("refused", extra={"fields": {**fields, "field": face.expression}})
+    entry: Entry | None = g.get("entry")
+    if entry is not None:
+        entry.refuse(int(face.status), g.stages.ms)
     response = Response(operation_outcome(face), int(face.status), content_type="application/json")
     if face.retry_after_s is not None:
         response.headers["Retry-After"] = str(face.retry_after_s)

@@ -56,7 +56,8 @@ class Advice(Protocol):
     def __call__(self, case: Case) -> list[Card]: ...
 
 
-Keep = Callable[[Case, list[Card]], list[Card]]
+Settle = Callable[["Line", list[Card]], list[Card]]
+"""Decides what of the advice is said, and leaves its trace, before the answer goes out."""
 
 
 @dataclass(slots=True)
@@ -101,10 +102,10 @@ def consult(
     means: Means,
     profile: Profile = "non_device",
     base_url: str = "",
-    keep: Keep | None = None,
+    settle: Settle | None = None,
     stages: Stages | None = None,
 ) -> list[Card]:
-    """Answer one hook call of one service. `keep` sees the cards last, and gives them the links to their evidence.
+    """Answer one hook call of one service. `settle` sees the cards last, also when there are none.
 
     What `stages` was given is filled in, also when this raises.
 
@@ -114,8 +115,7 @@ def consult(
     """
     stages = Stages() if stages is None else stages
     if not service.concerns(request.hook, read_orders(request.drafts(), request.received_at)):
-        audit(Line(service, request, stages))
-        return []
+        return _settled(Line(service, request, stages), [], settle)
     plan = plan_evidence(service, request)
     if profile == "non_device":
         plan = replace(plan, films={})  # no card may rest on a film, so none is asked for
@@ -136,18 +136,20 @@ def consult(
         thought = _think(service, record, engine, deadline, profile, means.thinking)
     stages.done("model")
     missing = (*evidence.shortfalls, *films.shortfalls, *thought.shortfalls)
-    cards: list[Card] = []
-    if deadline.late_by() > GRACE_S:
+    late = deadline.late_by() > GRACE_S
+    if late:
         missing = (*missing, Shortfall("rules", "no-time"))
-    else:
-        case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
-        cards = load_advice(service.advice)(case)
-        if keep is not None:
-            cards = keep(case, cards)
+    case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
+    cards = [] if late else load_advice(service.advice)(case)
     stages.done("advice")
     stages.missing = missing
-    audit(Line(service, request, stages, missing, thought.assessment), cards)
-    return cards
+    return _settled(Line(service, request, stages, missing, thought.assessment, case), cards, settle)
+
+
+def _settled(line: Line, cards: list[Card], settle: Settle | None) -> list[Card]:
+    said = settle(line, cards) if settle is not None else cards
+    audit(line, said)
+    return said
 
 
 def require(service: Service, evidence: Evidence) -> None:
@@ -212,13 +214,14 @@ def _think(
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What the log says of one consultation."""
+    """What is to be said of one consultation. `case` is None where no draft concerned the service."""
 
     service: Service
     request: HookRequest
     stages: Stages
     shortfalls: tuple[Shortfall, ...] = ()
     assessment: Assessment | None = None
+    case: Case | None = None
 
 
 def audit(line: Line, cards: Sequence[Card] = ()) -> None:

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 from cds_service.advice.writing import DEFAULT_REASONS, OWN_REASONS
 from cds_service.cards import Card
-from cds_service.feedback import Counts, Feedback
+from cds_service.feedback import Feedback
 from cds_service.manifest import HOOKS, Services
+from cds_service.state.records import FeedbackResult
 from models.contract import Assessor
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -166,10 +167,10 @@ class Metrics:
         for card in cards:
             self._cards.labels(self.service(service), card.indicator).inc()
 
-    def feedback(self, service: str, items: Sequence[Feedback], counts: Counts) -> None:
+    def feedback(self, service: str, items: Sequence[Feedback], counts: FeedbackResult) -> None:
         """A batch that was kept. One that only repeats what was known counts nothing."""
         self._unmatched.inc(counts.unmatched)
-        if counts.new:
+        if counts.stored:
             for item in items:
                 self._feedback.labels(self.service(service), item.outcome, reason_group(item)).inc()
 

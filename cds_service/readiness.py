@@ -39,8 +39,6 @@ def checks(house: House) -> dict[str, Check]:
         "not_draining": _check(not house.draining.is_set(), "the service is stopping"),
         "models": _check(not cold, f"not loaded and warm: {', '.join(cold)}"),
         "models_well": _check(not failing, f"failed several times in a row: {', '.join(failing)}"),
-        "tokens_writable": _check(house.tokens.writable(), "used tokens cannot be written down"),
-        "feedback_writable": _check(house.feedback.writable(), "feedback cannot be written down"),
         "state_writable": _check(state.wrote_s <= WROTE_WITHIN_S, "the database has taken no write lately"),
         "outbox": _check(not state.outbox or state.outbox_free >= LEAST_FREE, "the outbox is almost full"),
         "disk_free": _check(disk_free(house.settings.state_dir) >= LEAST_FREE, "the disk of the state is almost full"),

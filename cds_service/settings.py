@@ -133,6 +133,12 @@ class Settings:
         shown="sqlite:///STATE_DIR/state.sqlite",
         repr=False,
     )
+    outbox_mb: int = _setting(
+        _whole(1, 4096), "MiB reserved in the state folder for answers while the database takes none", 64
+    )
+    economy: Literal["on", "off"] = _setting(
+        _one_of("on", "off"), "`off` shows every card every time, and records it: for a demo or a test", "on"
+    )
     ca_bundle: Path | None = _setting(
         _file, "file of certificate authorities to trust instead of the usual ones", None, shown="certifi's"
     )

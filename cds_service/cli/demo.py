@@ -36,7 +36,15 @@ def demo(
     configure_logging(level="WARNING")
     with tempfile.TemporaryDirectory(prefix="ordersight-demo-") as state:
         console.print("Generating patients and loading the model ...", style="dim")
-        settings = Settings(host="127.0.0.1", port=port, profile="research_imaging", jwt="off", state_dir=Path(state))
+        settings = Settings(
+            host="127.0.0.1",
+            port=port,
+            profile="research_imaging",
+            jwt="off",
+            economy="off",
+            state_dir=Path(state),
+            outbox_mb=1,
+        )
         services = load_services(settings.manifests / "services", settings.profile, model=MODEL)
         with listen(settings) as server:
             base = server.url
@@ -48,6 +56,11 @@ def demo(
             thread = threading.Thread(target=server.run, args=(app,), daemon=True)
             thread.start()
             fire_demo(base, console)
+            console.print(
+                "Here every card is shown every time (ORDERSIGHT_ECONOMY=off). By default a card is shown once: "
+                "the same finding stays silent for its window, and once answered.",
+                style="dim",
+            )
             if once:
                 return
             console.print(

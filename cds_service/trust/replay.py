@@ -1,13 +1,12 @@
-"""`SeenTokens`: which caller tokens were used already, across threads, processes and restarts."""
+"""`UsedTokens`: which caller tokens were used already, across threads, processes and restarts."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Protocol
 
-SWEEP_EVERY_S = 60.0
+from cds_service.state.errors import StateUnavailable
+from cds_service.state.store import Store
 
 
 class StoreUnavailable(Exception):
@@ -20,52 +19,19 @@ class ReplayStore(Protocol):
         ...
 
 
-class SeenTokens:
-    """A table in an SQLite file; its primary key lets exactly one of several equal tokens pass.
+class UsedTokens:
+    """The table of the durable state; its primary key lets exactly one of several equal tokens pass.
 
-    Times are seconds since 1970. A token is forgotten once `until` has passed, when it is refused as expired anyway.
+    Times are seconds since 1970. A token is forgotten an hour after `until`, when it is refused as expired anyway.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        self._swept = 0.0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=2.0, isolation_level=None, check_same_thread=False)
-            # In WAL mode NORMAL acknowledges before the disk has it: after a crash a token would pass twice.
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS seen (issuer TEXT, jti TEXT, until REAL, PRIMARY KEY (issuer, jti)) "
-                "WITHOUT ROWID"
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"{path} cannot be used ({type(error).__name__}); is the folder writable?") from None
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def burn(self, issuer: str, jti: str, until: float, now: float) -> bool:
-        with self._lock:
-            try:
-                if now - self._swept > SWEEP_EVERY_S:
-                    self._db.execute("DELETE FROM seen WHERE until < ?", (now,))
-                    self._swept = now
-                done = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (issuer, jti, until))
-            except sqlite3.Error as error:
-                raise StoreUnavailable(type(error).__name__) from None
-            return done.rowcount == 1
-
-    def writable(self) -> bool:
-        """Whether the file takes a write now; the write is taken back."""
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute("INSERT OR IGNORE INTO seen VALUES ('', '', 0)")
-            except sqlite3.Error:
-                return False
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-            return True
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        try:
+            return self._store.use_jti(
+                issuer, jti, datetime.fromtimestamp(until, UTC), datetime.fromtimestamp(now, UTC)
+            )
+        except StateUnavailable as error:
+            raise StoreUnavailable(str(error)) from None

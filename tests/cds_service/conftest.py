@@ -82,7 +82,7 @@ def make_app(services: Services, tmp_path: Path) -> Callable[..., Any]:
     made = []
 
     def make(clients: Clients | None = None, clock: Any = None, **settings: Any) -> Any:
-        whole = {"jwt": "off", "state_dir": tmp_path / "state", **settings}
+        whole = {"jwt": "off", "state_dir": tmp_path / "state", "outbox_mb": 1, **settings}
         app = create_app(Settings(**whole), services=services, clients=clients or Clients(), clock=clock)
         made.append(app)
         return app

@@ -85,6 +85,7 @@ def served(
     registered = folder / "clients.yaml"
     registered.write_text(yaml.safe_dump(clients or []))
     given = {"services": str(manifests), "clients": str(registered), "state_dir": str(folder / "state"), "jwt": "off"}
+    given["outbox_mb"] = 1
     log = folder / "log"
     path = os.pathsep.join([p for p in sys.path if (Path(p) / "test_advice-1.0.dist-info").exists()])
     path += os.pathsep + str(Path(__file__).parent)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from cds_service.demo.ehr import demo_blueprint
 from cds_service.demo.fire import DemoError, Ehr, fill, fire_demo
 from cds_service.manifest import load_services
 from cds_service.settings import Settings
+from cds_service.state.store import Store
 from cds_service.trust.clients import Client, Clients, FhirServer
 from fhir_mappers.cohort.scenarios import demo_patients
 
@@ -45,7 +45,14 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def house(state: Path) -> Iterator[str]:
     """The service with its real manifests and the demo EHR beside it, as `cds-service demo` serves them."""
-    settings = Settings(profile="research_imaging", jwt="off", state_dir=state, manifests=ROOT / "manifests")
+    settings = Settings(
+        profile="research_imaging",
+        jwt="off",
+        economy="off",
+        state_dir=state,
+        outbox_mb=1,
+        manifests=ROOT / "manifests",
+    )
     services = load_services(settings.manifests / "services", settings.profile)
     clients: list[Client] = []
     app = create_app(settings, services=services, engines={}, clients=Clients(clients))
@@ -165,8 +172,9 @@ def act(app: Flask) -> None:
         return response
 
 
-def feedback_of(state: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (state / "feedback.jsonl").read_text().splitlines()]
+def feedback_of(state: Path) -> list[Mapping[str, Any]]:
+    with Store.open(f"sqlite:///{state / 'state.sqlite'}", state, outbox_bytes=0) as store:
+        return list(store.export_feedback(comments=True))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -177,7 +185,7 @@ def test_an_accepted_suggestion_changes_the_draft_and_is_told(house: str, state:
     assert "CT chest without contrast" in drafts
     assert "changed by suggestion, was: CT chest with IV contrast" in drafts
     assert "Accepted: Change to CT chest without contrast" in dom
-    assert any("accepted" in json.dumps(line) for line in feedback_of(state))
+    assert any(row["outcome"] == "accepted" and row["matched"] for row in feedback_of(state))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -185,9 +193,9 @@ def test_a_dismissed_card_is_told_with_its_reason(house: str, state: Path) -> No
     dom, console = browse(f"{house}/demo/patients/demo-oak?do=dismiss")
     assert console == ""
     assert re.search(r'class="card warning settled".*Dismissed: \w', dom, re.DOTALL)
-    told = [json.dumps(line) for line in feedback_of(state) if "overridden" in json.dumps(line)]
+    told = [row for row in feedback_of(state) if row["outcome"] == "overridden"]
     assert told
-    assert "seen <b>already</b>" in told[-1]
+    assert "seen <b>already</b>" in told[-1]["comment"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

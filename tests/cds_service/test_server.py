@@ -179,7 +179,7 @@ from cds_service.server import serve
 from cds_service.settings import Settings
 services, state, port = sys.argv[1:]
 configure_logging()
-settings = Settings(port=int(port), jwt="off", state_dir=Path(state), threads=4)
+settings = Settings(port=int(port), jwt="off", state_dir=Path(state), threads=4, outbox_mb=1)
 serve(create_app(settings, services=load_services(Path(services))), settings)
 """
 

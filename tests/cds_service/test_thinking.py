@@ -185,7 +185,7 @@ FAULTS: list[tuple[Exception | float, str]] = [
 @pytest.fixture
 def house(plugin: Path, tmp_path: Path) -> Iterator[tuple[Any, WholeModel]]:
     model = WholeModel(lambda seconds: None, COSTS)
-    settings = Settings(jwt="off", state_dir=tmp_path / "state")
+    settings = Settings(jwt="off", state_dir=tmp_path / "state", outbox_mb=1)
     app = create_app(
         settings, services=Services((SERVICE,)), clients=Clients(), engines={"small": model}, clock=lambda: NOON
     )

@@ -36,7 +36,7 @@ def ask(tmp_path: Path) -> Iterator[Callable[[Vignette], list[dict[str, Any]]]]:
     def answer(vignette: Vignette) -> list[dict[str, Any]]:
         now = datetime.fromisoformat(vignette["now"].replace("Z", "+00:00"))
         app = create_app(
-            Settings(jwt="off", state_dir=tmp_path / f"state{len(made)}"),
+            Settings(jwt="off", state_dir=tmp_path / f"state{len(made)}", outbox_mb=1),
             services=Services([load_service(SERVICES / f"{NAME}.yaml")]),
             clients=Clients(),
             clock=lambda: now,

@@ -49,7 +49,8 @@ def running_house(
 ) -> Iterator[Ehr]:
     """Serve the manifests of this repository on loopback, callers checked; yields an EHR that is registered there.
 
-    The house and its EHR both live at the moment `clock`, so that two calls differ in nothing but their uuids.
+    The house and its EHR both live at the moment `clock`, and every card is shown every time unless the settings say
+    otherwise, so that two calls differ in nothing but their uuids.
     """
     folder.mkdir(parents=True, exist_ok=True)
     asked = Settings(
@@ -57,8 +58,9 @@ def running_house(
         clients=folder / "clients.yaml",
         state_dir=folder / "state",
         threads=8,
+        outbox_mb=1,
         drain_s=1,
-        **{"profile": "research_imaging", **settings},
+        **{"profile": "research_imaging", "economy": "off", **settings},
     )
     with Server(asked) as server:
         chosen = server.settings
