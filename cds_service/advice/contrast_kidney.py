@@ -221,7 +221,7 @@ class _Wording:
             rounded_up = state.egfr.high < EGFR_LIMIT <= round(state.egfr.high)
             exact = f"{state.egfr.high:.1f} before rounding, " if rounded_up else ""
             value = f"{exact}creatinine {shown(self.now)} ({sex}, {self._age()})"
-            facts.append(Fact(f"eGFR {state.egfr}", value, taken(self.now), "Laboratory"))
+            facts.append(Fact(f"eGFR {state.egfr} mL/min/1.73 m2", value, taken(self.now), "Laboratory"))
         else:
             stage = f", injury stage {state.aki.stage}" if state.aki is not None else ""
             facts.append(Fact(f"Creatinine{stage}", shown(self.now), taken(self.now), "Laboratory"))

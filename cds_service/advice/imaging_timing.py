@@ -146,7 +146,11 @@ def _duplicate_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
                 "Orders" if not pair.other.draft else "Drafts",
             )
         )
-        facts.append(Fact("Ordered now", f"{_name(pair.draft)}, for {_date(case, pair.draft)}", "", "Drafts"))
+        facts.append(
+            Fact(
+                "Ordered now", f"{_name(pair.draft)}, for {_date(case, pair.draft)}", day(pair.draft.authored), "Drafts"
+            )
+        )
     return card(
         case.service,
         "TM-02",
@@ -316,7 +320,8 @@ def _repeat_facts(case: Case, repeat: _Repeat) -> list[Fact]:
     prior = repeat.prior
     report = "no report" if prior.report is None else "final report" if prior.final else "preliminary report"
     hours = f"{window(case.record, prior.imaging) / timedelta(hours=1):g}"
-    when = moment(occurrence(repeat.draft, case.record.as_of))
+    # An order that does not say when it is to be done is dated by when it was written.
+    when = moment(occurrence(repeat.draft, case.record.as_of) or repeat.draft.authored)
     return [
         Fact(prior.name, report, moment(prior.at), "Radiology"),
         Fact("Ordered now", f"{_name(repeat.draft)}, window {hours} h", when, "Drafts"),
