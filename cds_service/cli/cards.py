@@ -89,7 +89,15 @@ def demo_answers() -> list[Answer]:
 def _house() -> Iterator[tuple[str, Services]]:
     """The service and the demo EHR it reads from, on a free port of this machine."""
     with tempfile.TemporaryDirectory(prefix="ordersight-cards-") as state:
-        settings = Settings(host="127.0.0.1", port=0, profile="research_imaging", jwt="off", state_dir=Path(state))
+        settings = Settings(
+            host="127.0.0.1",
+            port=0,
+            profile="research_imaging",
+            jwt="off",
+            economy="off",
+            state_dir=Path(state),
+            outbox_mb=1,
+        )
         loaded = load_services(settings.manifests / "services", settings.profile, model=MODEL)
         unhurried = [msgspec.structs.replace(s, budget_ms=dict.fromkeys(s.hooks, BUDGET_MS)) for s in loaded.all]
         services = Services(unhurried, settings.profile)

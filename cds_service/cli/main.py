@@ -26,6 +26,7 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
     "demo": (("demo",), _commands(demo="demo")),
     "ask": (("services", "invoke", "import"), _commands(services="services", invoke="invoke", **{"import": "import_"})),
     "check": (("check",), _commands(check="check")),
+    "openapi": (("openapi",), _commands(openapi="openapi")),
     "cards": (("cards",), _commands(cards="cards")),
     "model": (("train", "evaluate"), _commands(train="train", evaluate="evaluate")),
     "state": (
