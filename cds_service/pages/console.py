@@ -21,6 +21,7 @@ from cds_service.pages.console_accounts import WHOLE, Accounts
 from cds_service.pages.console_feedback import add_feedback
 from cds_service.pages.console_page import Console, admin
 from cds_service.pages.console_services import add_services
+from cds_service.pages.console_sources import add_sources
 from cds_service.pages.evidence import security_headers
 from cds_service.state.desk import Desk
 from cds_service.state.errors import StateUnavailable
@@ -103,6 +104,7 @@ def console_blueprint(house: House) -> Blueprint:
 
     add_services(blueprint, console)
     add_feedback(blueprint, console)
+    add_sources(blueprint, console)
 
     @blueprint.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
