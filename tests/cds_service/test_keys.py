@@ -16,10 +16,11 @@ from joserfc.jwk import OctKey, RSAKey
 
 from cds_service.errors import Unauthorized, Unavailable
 from cds_service.settings import Settings
+from cds_service.state.store import Store
 from cds_service.trust.clients import Client, Clients, ClientsError
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import COOL_DOWN_S, KeySets
-from cds_service.trust.replay import SeenTokens
+from cds_service.trust.replay import UsedTokens
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 AT = NOW.timestamp()
@@ -32,13 +33,12 @@ STRANGER = Caller("ES384", "es")
 
 
 @pytest.fixture
-def seen(tmp_path: Path) -> Iterator[SeenTokens]:
-    store = SeenTokens(tmp_path / "tokens.sqlite")
-    yield store
-    store.close()
+def seen(tmp_path: Path) -> Iterator[UsedTokens]:
+    with Store.open(f"sqlite:///{tmp_path / 'state.sqlite'}", outbox_bytes=0) as store:
+        yield UsedTokens(store)
 
 
-def make(seen: SeenTokens, *clients: Client, keys: KeySets | None = None) -> Verifier:
+def make(seen: UsedTokens, *clients: Client, keys: KeySets | None = None) -> Verifier:
     return Verifier(Clients(clients), Settings(base_url=BASE), seen, keys)
 
 
@@ -46,7 +46,7 @@ def verify(verifier: Verifier, token: str) -> Client:
     return verifier.verify_client({"Authorization": f"Bearer {token}"}, PATH, NOW)
 
 
-def test_keys_come_from_the_registered_server_and_are_asked_for_once(seen: SeenTokens) -> None:
+def test_keys_come_from_the_registered_server_and_are_asked_for_once(seen: UsedTokens) -> None:
     with key_server({"keys": [ES.jwk()]}) as (url, asked):
         verifier = make(seen, Client("general", (), issuer=ISSUER, jwks_url=url))
         for _ in range(3):
@@ -54,7 +54,7 @@ def test_keys_come_from_the_registered_server_and_are_asked_for_once(seen: SeenT
         assert asked == ["/jwks.json"]
 
 
-def test_no_jku_trick_makes_us_contact_another_server(seen: SeenTokens) -> None:
+def test_no_jku_trick_makes_us_contact_another_server(seen: UsedTokens) -> None:
     with key_server({"keys": [STRANGER.jwk()]}) as (evil, contacted), key_server({"keys": [ES.jwk()]}) as (url, _):
         verifier = make(seen, Client("general", (), issuer=ISSUER, jwks_url=url))
         host = url.split("/")[2]
@@ -77,7 +77,7 @@ def test_no_jku_trick_makes_us_contact_another_server(seen: SeenTokens) -> None:
         assert contacted == []
 
 
-def test_thirty_unknown_kids_cost_at_most_two_fetches(seen: SeenTokens) -> None:
+def test_thirty_unknown_kids_cost_at_most_two_fetches(seen: UsedTokens) -> None:
     with key_server({"keys": [ES.jwk()]}) as (url, asked):
         verifier = make(seen, Client("general", (), issuer=ISSUER, jwks_url=url))
         for i in range(30):
@@ -86,7 +86,7 @@ def test_thirty_unknown_kids_cost_at_most_two_fetches(seen: SeenTokens) -> None:
         assert len(asked) <= 2
 
 
-def test_a_new_key_is_found_after_the_cool_down_and_a_withdrawn_one_is_not(seen: SeenTokens) -> None:
+def test_a_new_key_is_found_after_the_cool_down_and_a_withdrawn_one_is_not(seen: UsedTokens) -> None:
     clock = [1000.0]
     served: dict[str, Any] = {"keys": [ES.jwk()]}
 
@@ -111,7 +111,7 @@ def test_a_new_key_is_found_after_the_cool_down_and_a_withdrawn_one_is_not(seen:
         assert len(asked) == 2
 
 
-def test_known_keys_serve_on_for_a_day_while_their_server_is_down(seen: SeenTokens) -> None:
+def test_known_keys_serve_on_for_a_day_while_their_server_is_down(seen: UsedTokens) -> None:
     clock = [1000.0]
     with key_server({"keys": [ES.jwk()]}) as (url, _):
         client = Client("general", (), issuer=ISSUER, jwks_url=url)
@@ -138,7 +138,7 @@ def redirect(handler: Any) -> None:
 
 
 @pytest.mark.parametrize("answer", [huge, redirect, b"<html>", b"[]", b'{"keys": 4}', b'{"keys": {}}'])
-def test_a_bad_key_server_means_try_again_not_go_away(seen: SeenTokens, answer: Any) -> None:
+def test_a_bad_key_server_means_try_again_not_go_away(seen: UsedTokens, answer: Any) -> None:
     with key_server(answer) as (url, asked):
         with pytest.raises(Unavailable) as caught:
             verify(make(seen, Client("general", (), issuer=ISSUER, jwks_url=url)), ES.token(AUD, AT))
@@ -146,7 +146,7 @@ def test_a_bad_key_server_means_try_again_not_go_away(seen: SeenTokens, answer: 
         assert set(asked) == {"/jwks.json"}
 
 
-def test_a_key_server_that_says_nothing_holds_a_call_for_two_seconds_at_most(seen: SeenTokens) -> None:
+def test_a_key_server_that_says_nothing_holds_a_call_for_two_seconds_at_most(seen: UsedTokens) -> None:
     release = threading.Event()
     with key_server(lambda handler: release.wait(10)) as (url, _):
         started = datetime.now(UTC)
@@ -156,7 +156,7 @@ def test_a_key_server_that_says_nothing_holds_a_call_for_two_seconds_at_most(see
         release.set()
 
 
-def test_keys_that_may_not_sign_are_passed_over(seen: SeenTokens, tmp_path: Path) -> None:
+def test_keys_that_may_not_sign_are_passed_over(seen: UsedTokens, tmp_path: Path) -> None:
     weak = Caller("RS384", "weak")
     with pytest.warns(SecurityWarning):
         weak.key = RSAKey.generate_key(1024)
