@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.engine import URL
 
 from cds_service.state import audit, history, outbox, reports, schema, shown
 from cds_service.state import backup as backups
@@ -68,6 +69,7 @@ class Store:
         self._keys = keys
         self._box = box
         self._writer = Writer(engines)
+        self._closed = False
         self._reading = threading.Semaphore(2 * READERS)
         self._switches = Switches()
         self._switches_at = time.monotonic()
@@ -81,12 +83,8 @@ class Store:
         StateError for a wrong URL or secret, StateUnavailable when the database or the disk is not there.
         `outbox_bytes` 0 is for commands that answer no calls.
         """
-        parsed = read_url(url)
-        path = sqlite_file(parsed)
-        folder = folder or (path.absolute().parent if path else None)
-        if folder is None:
-            raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
-        if path is not None:
+        parsed, folder = _place(url, folder)
+        if sqlite_file(parsed) is not None:
             schema.create_if_new(parsed)
             if sqlite3.sqlite_version_info < SAFE_SQLITE:
                 log.info("old sqlite", extra={"fields": {"version": sqlite3.sqlite_version}})
@@ -103,7 +101,10 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Finish what is queued. What the outbox holds stays there for the next start."""
+        """Finish what is queued; what the outbox holds stays for the next start. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
         self._keeper.stop()
         self._keeper.join()
         self._writer.close()
@@ -270,11 +271,7 @@ class Store:
     @staticmethod
     def restore(source: Path, url: str, folder: Path | None = None) -> backups.Manifest:
         """Fill an empty database and folder from a backup and verify it. Raises BackupError."""
-        parsed = read_url(url)
-        path = sqlite_file(parsed)
-        folder = folder or (path.absolute().parent if path else None)
-        if folder is None:
-            raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
+        parsed, folder = _place(url, folder)
         return backups.restore(source, parsed, folder)
 
     def retention(self, now: datetime, *, dry_run: bool, terms: keeping.Terms | None = None) -> dict[str, int]:
@@ -348,3 +345,13 @@ class Store:
             if self._switches.version != switching.version(conn):
                 self._switches = switching.load(conn)
         self._switches_at = time.monotonic()
+
+
+def _place(url: str, folder: Path | None) -> tuple[URL, Path]:
+    """The database, and the local folder of its secret and outbox. Raises StateError."""
+    parsed = read_url(url)
+    path = sqlite_file(parsed)
+    folder = folder or (path.absolute().parent if path else None)
+    if folder is None:
+        raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
+    return parsed, folder

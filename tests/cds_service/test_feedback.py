@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
-import sys
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -13,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from callers import Caller
 from contexts import call
 from flask.testing import FlaskClient
+from served import served
 
-from cds_service.cards import Card, Coding, Source, Suggestion
 from cds_service.errors import BadRequest
-from cds_service.feedback import Counts, FeedbackLog, parse_feedback
-from cds_service.manifest import Service
+from cds_service.feedback import parse_feedback
+from cds_service.state.store import Store
 from cds_service.trust.clients import Client, Clients, FhirServer
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 CANARY = "Zebra7Canary"
+BASE = "https://cds.example.org"
+LATER = "2026-11-23T08:59:01Z"
 ACCEPTED = {
     "card": "4e0a3a1e-3283-4575-ab82-028d55fe2719",
     "outcome": "accepted",
@@ -39,7 +44,7 @@ OVERRIDDEN = {
     },
     "outcomeTimestamp": "2026-11-23T08:59:00Z",
 }
-SERVICE = Service("probe", ("patient-view",), "t", "d", "probe", {}, {})
+SILENT = {"hooks": ["patient-view"], "advice": "silent", "evidence": {}}
 
 
 def read(*items: Any) -> Any:
@@ -51,19 +56,6 @@ def refused(body: Any) -> str | None:
         parse_feedback(body if isinstance(body, bytes) else json.dumps(body).encode())
     assert CANARY not in caught.value.diagnostics
     return caught.value.expression
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FeedbackLog:
-    return FeedbackLog(tmp_path / "feedback.jsonl")
-
-
-def card(**members: Any) -> Card:
-    return Card("something", "info", Source("Test", topic=Coding("IS-01", "urn:test")), **members)
-
-
-def about(shown: Card, **members: Any) -> dict[str, Any]:
-    return {**OVERRIDDEN, "card": shown.uuid, **members}
 
 
 def test_the_two_examples_of_the_specification_are_read() -> None:
@@ -126,142 +118,160 @@ def test_a_batch_has_a_limit() -> None:
     assert refused({"feedback": [ACCEPTED] * 1001}) == "feedback"
 
 
-def test_a_repeat_counts_once_and_another_outcome_counts_again(store: FeedbackLog) -> None:
-    shown = card(suggestions=(Suggestion("s"),), selection_behavior="any")
-    store.shown([shown], SERVICE, "i", "t", NOW)
-    items = read(about(shown), about(shown), about(shown, outcomeTimestamp="2026-11-23T08:59:01Z"))
-    assert store.add(items, "probe", "t", NOW) == Counts(new=2, repeated=1, unmatched=0)
+def shown(client: FlaskClient, **members: Any) -> str:
+    """The uuid of a card this client is shown now."""
+    uuid: str = client.post("/cds-services/probe", json=call("patient-view", **members)).get_json()["cards"][0]["uuid"]
+    return uuid
+
+
+def tell(client: FlaskClient, *items: Any, service: str = "probe") -> None:
+    response = client.post(f"/cds-services/{service}/feedback", json={"feedback": list(items)})
+    assert (response.status_code, response.get_json()) == (200, {})
+
+
+def kept(app: Any) -> list[tuple[str, str, bool]]:
+    return [(row["card"], row["outcome"], row["matched"]) for row in state_of(app).export_feedback()]
+
+
+def state_of(app: Any) -> Store:
+    state: Store = app.extensions["ordersight"].state
+    return state
+
+
+def test_a_repeat_counts_once_and_another_outcome_counts_again(make_app: Callable[..., Any]) -> None:
+    app = make_app()
+    client = app.test_client()
+    card = shown(client)
+    overridden, later = {**OVERRIDDEN, "card": card}, {**OVERRIDDEN, "card": card, "outcomeTimestamp": LATER}
     for _ in range(5):
-        assert store.add(items, "probe", "t", NOW) == Counts(new=0, repeated=3, unmatched=0)
-    accepted = read({**ACCEPTED, "card": shown.uuid})
-    assert store.add(accepted, "probe", "t", NOW) == Counts(1, 0, 0)
+        tell(client, overridden, overridden, later)
+    assert kept(app) == [(card, "overridden", True)] * 2
+    tell(client, {**ACCEPTED, "card": card})
+    assert kept(app)[2] == (card, "accepted", True)
 
 
-def test_a_card_we_did_not_show_to_this_caller_is_kept_apart(store: FeedbackLog) -> None:
-    shown = card()
-    store.shown([shown], SERVICE, "i", "tenant-a", NOW)
-    assert store.add(read(OVERRIDDEN), "probe", "tenant-a", NOW) == Counts(1, 0, unmatched=1)
-    assert store.add(read(about(shown)), "probe", "tenant-b", NOW) == Counts(1, 0, unmatched=1)
-    assert store.add(read(about(shown)), "another-service", "tenant-a", NOW).unmatched == 1
-    assert (
-        store.add(read(about(shown, outcomeTimestamp="2026-11-23T08:59:09Z")), "probe", "tenant-a", NOW).unmatched == 0
-    )
+def test_a_card_this_service_did_not_show_is_kept_apart(make_app: Callable[..., Any]) -> None:
+    app = make_app()
+    client = app.test_client()
+    card = shown(client)
+    tell(client, OVERRIDDEN)
+    tell(client, {**OVERRIDDEN, "card": card}, service="twin")
+    tell(client, {**OVERRIDDEN, "card": card, "outcomeTimestamp": LATER})
+    assert [matched for *_, matched in kept(app)] == [False, False, True]
 
 
-def test_what_was_acknowledged_is_known_after_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    first = FeedbackLog(path)
-    shown = card()
-    first.shown([shown], SERVICE, "i", "t", NOW)
-    assert first.add(read(about(shown), ACCEPTED), "probe", "t", NOW) == Counts(2, 0, 1)
-    first.close()
-    again = FeedbackLog(path)
-    assert again.add(read(about(shown), ACCEPTED), "probe", "t", NOW) == Counts(0, 2, 0)
-    assert again.add(read(about(shown, outcomeTimestamp="2026-11-23T08:00:00Z")), "probe", "t", NOW).unmatched == 0
-    assert path.stat().st_mode & 0o077 == 0
-
-
-def test_half_a_line_left_by_a_crash_costs_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    first = FeedbackLog(path)
-    first.add(read(ACCEPTED), "probe", "t", NOW)
-    first.close()
-    with path.open("ab") as file:
-        file.write(b'{"kind":"feedback","card":"hal')
-    second = FeedbackLog(path)
-    assert second.add(read(ACCEPTED, OVERRIDDEN), "probe", "t", NOW) == Counts(1, 1, 1)
-    second.close()
-    assert FeedbackLog(path).add(read(ACCEPTED, OVERRIDDEN), "probe", "t", NOW) == Counts(0, 2, 0)
-
-
-CRASH = """
-import json, os, sys
-from datetime import datetime, UTC
-from pathlib import Path
-from cds_service.feedback import FeedbackLog, parse_feedback
-log = FeedbackLog(Path(sys.argv[1]))
-for i in range(10_000):
-    item = {"card": f"c{i}", "outcome": "overridden", "outcomeTimestamp": "2026-11-23T08:59:00Z"}
-    log.add(parse_feedback(json.dumps({"feedback": [item]}).encode()), "probe", "t", datetime.now(UTC))
-    os.write(1, b"%d\\n" % i)
-"""
-
-
-def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", CRASH, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    acknowledged = [process.stdout.readline() for _ in range(50)]
-    process.kill()
-    acknowledged += process.stdout.readlines()
-    process.wait()
-    process.stdout.close()
-    items = [{**OVERRIDDEN, "card": f"c{int(line)}", "overrideReason": None} for line in acknowledged]
-    assert len(items) >= 50
-    assert FeedbackLog(path).add(read(*items), "probe", "t", NOW).new == 0
-
-
-def test_a_full_disk_is_503_never_an_acknowledgement(tmp_path: Path) -> None:
-    path = tmp_path / "feedback.jsonl"
-    code = (
-        "import resource, signal, sys, json; from datetime import datetime, UTC; from pathlib import Path\n"
-        "from cds_service.feedback import FeedbackLog, parse_feedback\n"
-        "from cds_service.errors import Unavailable\n"
-        "log = FeedbackLog(Path(sys.argv[1])); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "items = parse_feedback(sys.stdin.buffer.read())\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))\n"
-        "try: log.add(items, 'probe', 't', datetime.now(UTC))\n"
-        "except Unavailable as error: print('503', error.retry_after_s)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
-        "print(log.add(items, 'probe', 't', datetime.now(UTC)).new)\n"
-    )
-    body = json.dumps({"feedback": [ACCEPTED]}).encode()
-    done = subprocess.run([sys.executable, "-c", code, str(path)], input=body, capture_output=True, check=True)
-    assert done.stdout.split() == [b"503", b"30", b"1"]
-    assert len(path.read_bytes().splitlines()) == 1
-
-
-def test_equal_messages_from_many_threads_count_once(store: FeedbackLog) -> None:
-    gate = threading.Barrier(8)
-
-    def add() -> int:
-        gate.wait()
-        return store.add(read(ACCEPTED), "probe", "t", NOW).new
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(f.result() for f in [pool.submit(add) for _ in range(8)]) == 1
-
-
-def test_over_http_a_card_that_was_shown_is_matched_and_nothing_of_the_patient_is_kept(
+def test_a_card_of_one_tenant_says_nothing_of_the_same_card_at_another(
     make_app: Callable[..., Any], tmp_path: Path
 ) -> None:
-    registered = Clients([Client("demo", (FhirServer("http://127.0.0.1:9/fhir"),))])
-    client: FlaskClient = make_app(clients=registered).test_client()
-    context = {"userId": f"Practitioner/{CANARY}", "patientId": CANARY}
-    body = call("patient-view", context=context, fhirServer="http://127.0.0.1:9/fhir")
-    shown = client.post("/cds-services/probe", json=body).get_json()["cards"][0]
-    for _ in range(2):
-        response = client.post("/cds-services/probe/feedback", json={"feedback": [about_json(shown), OVERRIDDEN]})
-        assert (response.status_code, response.get_json()) == (200, {})
-    lines = [json.loads(line) for line in (tmp_path / "state" / "feedback.jsonl").read_text().splitlines()]
-    assert [(line["kind"], line.get("matched")) for line in lines] == [
-        ("shown", None),
-        ("feedback", True),
-        ("feedback", False),
-    ]
-    assert lines[0]["card"] == shown["uuid"]
-    assert lines[0]["hookInstance"] == body["hookInstance"]
-    assert CANARY not in json.dumps(lines)
+    callers = {name: Caller(kid=name) for name in ("north", "south")}
+    clients = []
+    for name, caller in callers.items():
+        keys = tmp_path / f"{name}.json"
+        keys.write_text(json.dumps({"keys": [caller.jwk()]}))
+        clients.append(Client(name, (), issuer=f"https://{name}.example.org", jwks_file=str(keys)))
+    app = make_app(jwt="required", base_url=BASE, clients=Clients(clients), clock=lambda: NOW)
+
+    def post(name: str, path: str, body: Any) -> Any:
+        token = callers[name].token(f"{BASE}{path}", NOW.timestamp(), iss=f"https://{name}.example.org")
+        return app.test_client().post(path, json=body, headers={"Authorization": f"Bearer {token}"})
+
+    card = post("north", "/cds-services/probe", call("patient-view")).get_json()["cards"][0]["uuid"]
+    for name in ("south", "north"):
+        answer = post(name, "/cds-services/probe/feedback", {"feedback": [{**OVERRIDDEN, "card": card}]})
+        assert answer.status_code == 200
+    rows = [(row["tenant"], row["matched"]) for row in state_of(app).export_feedback()]
+    assert rows == [("south", False), ("north", True)]
 
 
-def about_json(shown: dict[str, Any]) -> dict[str, Any]:
-    return {**OVERRIDDEN, "card": shown["uuid"]}
+def test_what_was_acknowledged_is_known_after_a_restart(make_app: Callable[..., Any]) -> None:
+    first = make_app()
+    card = shown(first.test_client())
+    tell(first.test_client(), {**OVERRIDDEN, "card": card}, ACCEPTED)
+    first.extensions["ordersight"].close()
+    again = make_app()
+    tell(again.test_client(), {**OVERRIDDEN, "card": card}, ACCEPTED)
+    tell(again.test_client(), {**OVERRIDDEN, "card": card, "outcomeTimestamp": LATER})
+    assert [matched for *_, matched in kept(again)] == [True, False, True]
 
 
-def test_over_http_one_wrong_message_keeps_the_whole_batch_out(make_app: Callable[..., Any], tmp_path: Path) -> None:
-    client: FlaskClient = make_app().test_client()
+def test_no_acknowledged_feedback_is_lost_when_the_service_is_killed(plugin: Path, tmp_path: Path) -> None:
+    """The short version over HTTP; tests/cds_service/state/test_kill9.py has the long one."""
+    acknowledged: set[str] = set()
+    for turn in range(3):
+        with served(tmp_path / f"run{turn}", {"silent": SILENT}, state_dir=str(tmp_path / "state")) as running:
+            url = f"{running.url}/cds-services/silent/feedback"
+
+            def post(lane: int, url: str = url, turn: int = turn) -> list[str]:
+                told: list[str] = []
+                with contextlib.suppress(requests.RequestException):
+                    for n in range(10_000):
+                        card = f"card-{turn}-{lane}-{n}"
+                        item = {**OVERRIDDEN, "card": card}
+                        assert requests.post(url, json={"feedback": [item]}, timeout=9).status_code == 200
+                        told.append(card)
+                return told
+
+            with ThreadPoolExecutor(4) as pool:
+                lanes = [pool.submit(post, lane) for lane in range(4)]
+                time.sleep(1.0)
+                running.process.kill()
+                acknowledged.update(*(lane.result() for lane in lanes))
+    with Store.open(f"sqlite:///{tmp_path / 'state' / 'state.sqlite'}", outbox_bytes=0) as store:
+        found = {row["card"] for row in store.export_feedback()}
+        assert store.verify_audit().ok
+    assert len(acknowledged) >= 30
+    assert acknowledged <= found
+
+
+def test_feedback_that_cannot_be_kept_is_503_and_taken_when_it_comes_again(make_app: Callable[..., Any]) -> None:
+    app = make_app()
+    client: FlaskClient = app.test_client()
+    locked = sqlite3.connect(app.extensions["ordersight"].settings.state_dir / "state.sqlite", isolation_level=None)
+    locked.execute("BEGIN EXCLUSIVE")
+    response = client.post("/cds-services/probe/feedback", json={"feedback": [ACCEPTED]})
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert response.get_json()["resourceType"] == "OperationOutcome"
+    locked.execute("ROLLBACK")
+    locked.close()
+    tell(client, ACCEPTED)
+    assert len(kept(app)) == 1
+
+
+def test_equal_messages_from_many_threads_count_once(make_app: Callable[..., Any]) -> None:
+    app = make_app()
+    gate = threading.Barrier(8)
+
+    def add() -> None:
+        gate.wait()
+        tell(app.test_client(), ACCEPTED)
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(add) for _ in range(8)]:
+            future.result()
+    assert len(kept(app)) == 1
+
+
+def test_nothing_of_the_patient_is_kept_with_a_card_and_its_feedback(
+    make_app: Callable[..., Any], tmp_path: Path
+) -> None:
+    app = make_app(clients=Clients([Client("demo", (FhirServer("http://127.0.0.1:9/fhir"),))]))
+    client: FlaskClient = app.test_client()
+    context = {"userId": f"Practitioner/{CANARY}", "patientId": CANARY, "encounterId": CANARY}
+    card = shown(client, context=context, fhirServer="http://127.0.0.1:9/fhir")
+    tell(client, {**OVERRIDDEN, "card": card}, OVERRIDDEN)
+    assert [matched for *_, matched in kept(app)] == [True, False]
+    app.extensions["ordersight"].close()
+    files = [path for path in (tmp_path / "state").iterdir() if path.is_file()]
+    assert any(path.name == "state.sqlite" for path in files)
+    for path in files:
+        assert CANARY.encode() not in path.read_bytes()
+
+
+def test_one_wrong_message_keeps_the_whole_batch_out(make_app: Callable[..., Any]) -> None:
+    app = make_app()
+    client: FlaskClient = app.test_client()
     response = client.post("/cds-services/probe/feedback", json={"feedback": [ACCEPTED, {"card": CANARY}]})
     assert response.status_code == 400
     assert response.get_json()["issue"][0]["expression"] == ["feedback[1].outcome"]
-    assert (tmp_path / "state" / "feedback.jsonl").read_text() == ""
+    assert kept(app) == []
     assert client.post("/cds-services/nope/feedback", json={"feedback": []}).status_code == 404
