@@ -50,5 +50,7 @@ def boosted_scores(shard: Shard, target: str, rows: NDArray[np.int64], *, seed: 
     model = HistGradientBoostingClassifier(
         learning_rate=0.06, max_iter=200, max_leaf_nodes=15, l2_regularization=1.0, random_state=seed
     )
-    model.fit(summarise(shard, train), labels[train])
-    return np.asarray(model.decision_function(summarise(shard, rows)), np.float64)
+    table = summarise(shard, train)
+    measured = np.isfinite(table).any(axis=0)  # a column without one number cannot be binned
+    model.fit(table[:, measured], labels[train])
+    return np.asarray(model.decision_function(summarise(shard, rows)[:, measured]), np.float64)

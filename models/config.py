@@ -77,7 +77,6 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int = 192
     augment: bool = True
     auxiliary: float = 0.3
-    size: int | None = None
 
 
 class FrozenHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +99,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frozen_heads: tuple[FrozenHead, ...] = ()
     ema: float = 0.998
     precision: str = "float16"
-    adult_only: tuple[str, ...] = ()
 
 
 def _read(name_or_path: str | Path, kind: type[Preset] | type[Recipe]) -> Preset | Recipe:

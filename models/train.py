@@ -118,7 +118,7 @@ def _run_phase(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         optimiser.step()
-        _follow(average, model, recipe.ema, step + sum(p.steps for p in recipe.phases[:number]))
+        _follow(average, model, recipe.ema, step)
         value = float(loss.detach())
         running = value if math.isnan(running) else 0.98 * running + 0.02 * value
         if progress is not None and (step % 20 == 0 or step + 1 == phase.steps):
@@ -179,6 +179,7 @@ def masked_bce(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
 
 
 def _follow(average: dict[str, Tensor], model: FusionModel, ema: float, step: int) -> None:
+    """Move the average towards the model: quickly at the start of a phase, or an untrained tower would linger in it."""
     keep = min(ema, (1.0 + step) / (10.0 + step))
     with torch.no_grad():
         for name, value in model.state_dict().items():

@@ -30,6 +30,13 @@ def test_the_summaries_of_a_patient_are_those_of_its_results(shards: dict[str, S
     assert measured > 10
 
 
+def test_an_analyte_that_no_training_patient_has_is_left_out(shards: dict[str, Shard]) -> None:
+    shard = shards["generated"]
+    only = np.where(shard.arrays["labs.code"] > 3, 1, shard.arrays["labs.code"])
+    poorer = Shard(shard.header, shard.spec, {**shard.arrays, "labs.code": only}, shard.digest)
+    assert np.isfinite(boosted_scores(poorer, "finding.opacity", shard.rows("valid"))).all()
+
+
 def test_trees_are_fitted_on_training_patients_only(shards: dict[str, Shard]) -> None:
     shard = shards["generated"]
     valid = shard.rows("valid")

@@ -102,3 +102,12 @@ def test_a_misspelt_key_in_a_preset_is_named(tmp_path: Path) -> None:
         load_preset(path)
     with pytest.raises(ConfigError, match="no preset or recipe 'nowhere'"):
         load_preset("nowhere")
+
+
+def test_the_average_leaves_an_untrained_start_behind_at_once(model: FusionModel) -> None:
+    average = {k: torch.zeros_like(v) for k, v in model.state_dict().items()}
+    train._follow(average, model, ema=0.998, step=0)
+    value = model.state_dict()["queries"]
+    torch.testing.assert_close(average["queries"], 0.9 * value)  # keeps (1 + 0) / (10 + 0) of what was there
+    train._follow(average, model, ema=0.998, step=100_000)
+    torch.testing.assert_close(average["queries"], (1 - 0.1 * 0.998) * value)
