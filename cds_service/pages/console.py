@@ -18,7 +18,9 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from cds_service.errors import UnknownService
 from cds_service.pages.console_accounts import WHOLE, Accounts
+from cds_service.pages.console_audit import add_audit
 from cds_service.pages.console_feedback import add_feedback
+from cds_service.pages.console_models import add_models
 from cds_service.pages.console_page import Console, admin
 from cds_service.pages.console_services import add_services
 from cds_service.pages.console_sources import add_sources
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 COOKIE = "ordersight-admin"
 OPEN = frozenset({"console.static", "console.login", "console.enter"})
 """What can be asked for without a session."""
-READING = frozenset({"console.leave"})
+READING = frozenset({"console.leave", "console.search"})
 """Forms that change nothing an EHR can notice: the role `view` may send them."""
 PASSWORD_WRONG = "Name or password is wrong, or the account is locked: after five failures it stays so for 15 minutes."  # noqa: S105
 
@@ -105,6 +107,8 @@ def console_blueprint(house: House) -> Blueprint:
     add_services(blueprint, console)
     add_feedback(blueprint, console)
     add_sources(blueprint, console)
+    add_models(blueprint, console)
+    add_audit(blueprint, console)
 
     @blueprint.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:

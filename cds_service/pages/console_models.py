@@ -6,11 +6,39 @@ import logging
 from functools import lru_cache
 from pathlib import Path
 
+from flask import Blueprint, Response
+
+from cds_service.pages.console_page import Console
 from models.card import Card
 from models.checkpoint import CheckpointError, read_card
 
 log = logging.getLogger(__name__)
 FILE = "model.json"
+
+
+def add_models(blueprint: Blueprint, console: Console) -> None:
+    house = console.house
+
+    @blueprint.get("/models")
+    def models() -> Response:
+        cards = model_cards(house.settings.models)
+        users = {c.name: [s for s in house.services.all if s.model == c.name] for c in cards}
+        serving = {name: getattr(engine, "digest", "") for name, engine in house.engines.items()}
+        return console.page(
+            "models",
+            cards=cards,
+            titles={c.name: {t.name: t.title for t in c.spec.targets} for c in cards},
+            users=users,
+            serving=serving,
+            active=house.state.active_models(),
+            missing=sorted(set(house.services.models()) - {c.name for c in cards}),
+            limits={c.name: general_limits(c) for c in cards},
+        )
+
+
+def general_limits(card: Card) -> tuple[str, ...]:
+    """The limits that concern the whole model; those of a target stand with it."""
+    return tuple(text for text in card.known_limits if not text.startswith(tuple(f"{t}:" for t in card.targets)))
 
 
 def model_cards(folder: Path) -> tuple[Card, ...]:

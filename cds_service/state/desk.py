@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+import orjson
 from sqlalchemy import Connection, and_, case, func, select
 
 from cds_service.state import audit as chain
 from cds_service.state.answers import latest_answers
 from cds_service.state.store import WAIT_S, Store
-from cds_service.state.tables import audit, cards_shown, dump, feedback
+from cds_service.state.tables import as_dict, audit, cards_shown, dump, feedback
 
 ORDER_HOOKS = ("order-select", "order-sign")
 PER_ORDER = 0.005
 PER_USER_AND_WEEK = 8
 """The product's budgets: interruptions on at most 0.5 % of the orders seen, and at most 8 per user and week."""
+
+
+MOST = 200
+"""Rows of one audit search."""
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """Audit rows from `since` to before `until`; what is "" is not asked for. Keys are `Store.key`'s."""
+
+    since: datetime
+    until: datetime
+    hook_instance: str = ""
+    service: str = ""
+    kind: str = ""
+    patient_key: str = ""
+    user_key: str = ""
 
 
 class ModelRow(msgspec.Struct, frozen=True):
@@ -116,6 +134,27 @@ class Desk:
                 interruptions=conn.execute(cards).scalar_one(),
                 most=conn.execute(select(func.max(users.c.cards))).scalar() or 0,
                 over=conn.execute(select(func.count()).where(users.c.cards > PER_USER_AND_WEEK)).scalar_one(),
+            )
+
+        return self._store._study(study)
+
+    def search(self, wanted: Search) -> tuple[Mapping[str, Any], ...]:
+        """The newest rows of the audit that fit, MOST at most; `decisions`, `details` and `ms` are read from JSON."""
+        where = [audit.c.at >= wanted.since, audit.c.at < wanted.until]
+        named = {
+            audit.c.hook_instance: wanted.hook_instance,
+            audit.c.service: wanted.service,
+            audit.c.kind: wanted.kind,
+            audit.c.patient_key: wanted.patient_key,
+            audit.c.user_key: wanted.user_key,
+        }
+        where += [column == value for column, value in named.items() if value]
+        query = select(audit).where(*where).order_by(audit.c.at.desc(), audit.c.seq.desc()).limit(MOST)
+
+        def study(conn: Connection) -> tuple[Mapping[str, Any], ...]:
+            rows = [as_dict(row) for row in conn.execute(query).mappings()]
+            return tuple(
+                row | {name: orjson.loads(row[name]) for name in ("decisions", "details", "ms")} for row in rows
             )
 
         return self._store._study(study)
