@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
@@ -41,15 +40,12 @@ from cds_service.state.records import (
     Crowd,
     Decision,
     History,
-    Prediction,
-    Setting,
-    ShownCard,
 )
 from cds_service.state.store import Store
 from cds_service.switched import InForce, in_force
+from cds_service.traces import as_shown, decisions, predictions, references, setting
 from cds_service.turns import Turn, Turns
 from fhir_mappers.record import PatientRecord
-from models.contract import Assessment
 
 log = logging.getLogger(__name__)
 
@@ -161,14 +157,14 @@ class Entry:
         off, shadow = self._switched(case, found)
         live = [c for c in found if c not in off and c not in shadow]
         shadow += self._tried(case)
-        spoken, decisions = self._spoken(live, case)
+        spoken, said_of = self._spoken(live, case)
         record = msgspec.structs.replace(
             record,
-            cards=(*(_as_shown(c) for c in spoken), *(_as_shown(c, shadow=True) for c in shadow)),
+            cards=(*(as_shown(c) for c in spoken), *(as_shown(c, shadow=True) for c in shadow)),
             decisions=(
-                *decisions,
-                *_decisions(off, "silent", "switched off"),
-                *_decisions(shadow, "fired", "shadow"),
+                *said_of,
+                *decisions(off, "silent", "switched off"),
+                *decisions(shadow, "fired", "shadow"),
             ),
         )
         if spoken and self._turn is not None and self.deadline is not None and self.ledger.economy:
@@ -189,25 +185,25 @@ class Entry:
     def _spoken(self, live: Sequence[Candidate], case: Case) -> tuple[list[Candidate], list[Decision]]:
         """The one card that is sent now, and what became of all of them."""
         if not self.ledger.economy:
-            return list(live), _decisions(live, "fired")
+            return list(live), decisions(live, "fired")
         histories, now = self._histories(live), self._moment(case)
         spoken: list[Candidate] = []
-        decisions: list[Decision] = []
+        made: list[Decision] = []
         for candidate in loudest_first(live):
             verdict = Verdict()
             if candidate.fingerprint in histories:
                 history = histories[candidate.fingerprint]
                 verdict = judge(candidate.card.indicator, candidate.orders, history, now)
             if verdict.cause is not None:
-                decisions += _decisions([candidate], "silent", verdict.cause)
+                made += decisions([candidate], "silent", verdict.cause)
             elif spoken:
-                decisions += _decisions([candidate], "capped", "one per service")
+                made += decisions([candidate], "capped", "one per service")
             else:
                 spoken.append(
                     replace(candidate, card=again(candidate.card, verdict.again)) if verdict.again else candidate
                 )
-                decisions += _decisions([candidate], "fired")
-        return spoken, decisions
+                made += decisions([candidate], "fired")
+        return spoken, made
 
     def _histories(self, live: Sequence[Candidate]) -> Mapping[str, History]:
         """What was said before. Where the database gives no answer in time, nothing is held back."""
@@ -236,7 +232,12 @@ class Entry:
             return []
         tried = {name for name, rule in trying.rules.items() if rule.on and not case.service.rules[name].on}
         other = replace(case, service=trying)
-        cards = load_advice(trying.advice)(other)
+        try:
+            cards = load_advice(trying.advice)(other)
+        except Exception:
+            # A rule is in shadow because nobody trusts it yet: it may cost its own trial, never the answer.
+            log.exception("a rule in shadow failed", extra={"fields": {"service": self.service}})
+            return []
         return [c for c in (self._candidate(other, card) for card in cards) if tried.intersection(c.rules)]
 
     # What is kept --------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ class Entry:
     def _of(self, line: Line) -> AnswerRecord:
         record, case = self._record(200), line.case
         if case is not None:
-            record = msgspec.structs.replace(record, setting=_setting(case), inputs=self._inputs(case.record))
+            record = msgspec.structs.replace(record, setting=setting(case), inputs=self._inputs(case.record))
         assessment = line.assessment
         if assessment is not None:
             record = msgspec.structs.replace(
@@ -296,7 +297,7 @@ class Entry:
                 model=assessment.model,
                 model_digest=assessment.digest,
                 input_digest=hashlib.sha256("\n".join(record.inputs).encode()).hexdigest(),
-                predictions=_predictions(assessment),
+                predictions=predictions(assessment),
             )
         return msgspec.structs.replace(record, ms=dict(line.stages.ms))
 
@@ -306,7 +307,7 @@ class Entry:
 
     def _moment(self, case: Case) -> Moment:
         encounter = self.ledger.store.key("encounter", self.tenant, case.request.context.encounter_id or "")
-        return Moment(self.at, encounter, _setting(case), case.request.hook_instance)
+        return Moment(self.at, encounter, setting(case), case.request.hook_instance)
 
     def _candidate(self, case: Case, card: Card) -> Candidate:
         basis = card.basis
@@ -321,59 +322,3 @@ class Entry:
             store.fingerprint(self.tenant, patient, "+".join(sorted(basis.rules)), concept(orders), deciding(card)),
             tuple(store.key("order", self.tenant, f"{patient}\n{name}") for name in order_names(orders)),
         )
-
-
-def references(record: PatientRecord) -> set[str]:
-    """Every resource the record was read from, as `Observation/1|version`."""
-    items = (
-        *record.labs,
-        *record.coded,
-        *record.events,
-        *record.allergies,
-        *record.orders,
-        *record.studies,
-        *record.images,
-        *record.reports,
-        *record.nodules,
-        *record.genes,
-        *record.lesions,
-        *([record.encounter] if record.encounter else ()),
-    )
-    sources = [item.source for item in items] + ([record.person.source] if record.person.source else [])
-    return {f"{source.reference}|{source.version or ''}" for source in sources}
-
-
-def _setting(case: Case) -> Setting:
-    encounter = case.record.encounter
-    if encounter is not None:
-        return "inpatient" if encounter.inpatient else "outpatient"
-    return "" if case.request.context.encounter_id else "outpatient"
-
-
-def _as_shown(candidate: Candidate, *, shadow: bool = False) -> ShownCard:
-    card = candidate.card
-    return ShownCard(
-        card=card.uuid,
-        rules=candidate.rules,
-        indicator=card.indicator,
-        fingerprint=candidate.fingerprint,
-        suggestions=tuple(s.uuid for s in card.suggestions),
-        shadow=shadow,
-        orders=candidate.orders,
-    )
-
-
-def _decisions(
-    candidates: Sequence[Candidate], outcome: Literal["fired", "silent", "capped", "abstained"], cause: str = ""
-) -> list[Decision]:
-    return [
-        Decision(rule, outcome, cause, tier=candidate.card.indicator)
-        for candidate in candidates
-        for rule in candidate.rules or ("",)
-    ]
-
-
-def _predictions(assessment: Assessment) -> tuple[Prediction, ...]:
-    return tuple(
-        Prediction(name, e.probability, *(e.interval or (None, None))) for name, e in assessment.estimates.items()
-    )

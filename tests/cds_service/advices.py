@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from cds_service.advice.writing import missing_evidence
-from cds_service.cards import Action, Card, Coding, Source, Suggestion
+from cds_service.advice.writing import card, missing_evidence, rule_on
+from cds_service.cards import Action, Card, Coding, Source, Suggestion, new_uuid
 from cds_service.consult import Case
 
 
@@ -56,3 +56,35 @@ def films(case: Case) -> list[Card]:
     missing = missing_evidence(case.shortfalls, {"films": "films", "studies": "studies"})
     refused = sorted(f"{g.code} {g.subject}" for g in case.record.gaps if g.subject.startswith("film"))
     return [_card(f"films: {sizes}", detail="; ".join((*missing, *refused)) or None)]
+
+
+def finding(case: Case) -> list[Card]:
+    """A card for each rule that is on, in the rule's tier, about the drafts that concern the service.
+
+    The deciding band is what the first draft says in its note, without a draft the patient's name: both are the test's.
+    """
+    found = []
+    for name, rule in case.service.rules.items():
+        drafts = case.record.drafts()
+        notes = [note["text"] for order in drafts for note in order.resource.get("note", ())]
+        if rule_on(case.service, name) is None or (drafts and "quiet" in notes):
+            continue
+        uuid = new_uuid()
+        update = [
+            Action("update", "Change it", {**order.resource, "note": [{"text": f"changed by {uuid}"}]})
+            for order in drafts[:1]
+        ]
+        found.append(
+            card(
+                case.service,
+                name,
+                uuid=uuid,
+                indicator=rule.tier,
+                summary=f"{name} at {notes[0] if notes else 'chart'}",
+                detail=f"Rule {name} v1",
+                suggestions=[Suggestion("Change it", tuple(update)), Suggestion("Leave it")],
+                orders=drafts,
+                deciding=(notes[0] if notes else "chart",),
+            )
+        )
+    return found

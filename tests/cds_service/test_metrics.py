@@ -27,10 +27,11 @@ from cds_service.admission import Reason as ShedReason
 from cds_service.app import create_app
 from cds_service.breaker import Kind
 from cds_service.cards import Card, Source
-from cds_service.feedback import Counts, Feedback, OverrideReason, Reason
+from cds_service.feedback import Feedback, OverrideReason, Reason
 from cds_service.manifest import HOOKS, EvidenceItem, Service, Services, load_services
 from cds_service.metrics import FETCHED, OF_OURS, REASON_GROUPS, STAGES, Outcome, tenant_id
 from cds_service.settings import Settings
+from cds_service.state.records import FeedbackResult
 from cds_service.trust.clients import Client, Clients, FhirServer
 from cds_service.trust.jwt import Refusal
 
@@ -286,7 +287,7 @@ def test_ten_tenants_and_ten_services_stay_under_five_thousand_series(
         for given in (None, *(OverrideReason(Reason(code)) for code in (*REASON_GROUPS, "x")), OverrideReason()):
             for outcome in ("accepted", "overridden"):
                 item = Feedback("c", outcome, NOW, (), (given,) if given else ())
-                metrics.feedback(service, [item], Counts(1, 0, 1))
+                metrics.feedback(service, [item], FeedbackResult(1, 0, 1))
     for stage in (*STAGES, "other"):
         metrics.stage(stage, 0.1)
     metrics.missing([*OF_OURS, "other", *(key for s in house.services.all for key in s.evidence)])
