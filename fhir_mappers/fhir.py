@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 Resource = Mapping[str, Any]
+Object = (dict, Mapping)
+"""A JSON object. dict stands first because asking the abstract class took a quarter of the time of reading a chart."""
 T = TypeVar("T", bound="Part")
 
 
@@ -88,7 +90,7 @@ def _fit(value: Any, shape: msgspec.inspect.Type) -> Any:
 
 def type_of(resource: Any) -> str:
     """The resourceType, or the empty string for what is no resource at all."""
-    kind = resource.get("resourceType") if isinstance(resource, Mapping) else None
+    kind = resource.get("resourceType") if isinstance(resource, Object) else None
     return kind if isinstance(kind, str) else ""
 
 
@@ -110,7 +112,7 @@ def reference_of(resource: Resource) -> str:
 
 def source_of(resource: Resource) -> Source:
     meta = resource.get("meta")
-    version = meta.get("versionId") if isinstance(meta, Mapping) else None
+    version = meta.get("versionId") if isinstance(meta, Object) else None
     return Source(reference_of(resource), version if isinstance(version, str) else None)
 
 
@@ -124,14 +126,16 @@ def each(value: Any) -> Iterator[Any]:
 
 def codes_of(value: Any) -> Codes:
     """The (system, code) pairs of CodeableConcepts or Codings in plain JSON, whatever else is wrong with them."""
+    if value is None:
+        return ()
     found: list[tuple[str, str]] = []
     for concept in each(value):
-        if not isinstance(concept, Mapping):
+        if not isinstance(concept, Object):
             continue
         for coding in (concept, *each(concept.get("coding"))):
-            if isinstance(coding, Mapping) and isinstance(coding.get("code"), str) and coding["code"]:
+            if isinstance(coding, Object) and isinstance(code := coding.get("code"), str) and code:
                 system = coding.get("system")
-                found.append((system if isinstance(system, str) else "", coding["code"]))
+                found.append((system if isinstance(system, str) else "", code))
     return tuple(found)
 
 
@@ -140,7 +144,11 @@ _HISTORY = re.compile(r"/_history/[^/]*$")
 
 def last_segment(reference: str) -> str:
     """`123` of `Patient/123`, `https://ehr/fhir/Patient/123/_history/2` and `urn:uuid:123`."""
-    return _HISTORY.sub("", reference).rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return _unversioned(reference).rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+
+
+def _unversioned(reference: str) -> str:
+    return _HISTORY.sub("", reference) if "/_history/" in reference else reference
 
 
 def points_at(reference: str, kind: str, id_: str) -> bool:
@@ -152,7 +160,7 @@ def points_at(reference: str, kind: str, id_: str) -> bool:
         return False
     if reference.startswith(("urn:uuid:", "urn:oid:")):
         return True
-    parts = _HISTORY.sub("", reference).split("/")
+    parts = _unversioned(reference).split("/")
     return len(parts) >= 2 and parts[-2] == kind
 
 
@@ -163,7 +171,7 @@ def names_patient(resource: Resource, patient_id: str) -> bool | None:
     for key in ("subject", "patient", "beneficiary"):
         subject = next(each(resource.get(key)), None)
         if subject is not None:
-            reference = subject.get("reference") if isinstance(subject, Mapping) else None
+            reference = subject.get("reference") if isinstance(subject, Object) else None
             return isinstance(reference, str) and points_at(reference, "Patient", patient_id)
     return None
 

@@ -126,11 +126,11 @@ def read_studies(resources: Iterable[fhir.Resource], *, as_of: datetime, patient
 def flatten(resources: Iterable[Any]) -> Iterator[fhir.Resource]:
     """The resources themselves, and in place of a Bundle what is in it. Anything that is no object is passed over."""
     for resource in resources:
-        if not isinstance(resource, Mapping):
+        if not isinstance(resource, fhir.Object):
             continue
         if fhir.type_of(resource) == "Bundle":
-            inner = (e.get("resource") for e in fhir.each(resource.get("entry")) if isinstance(e, Mapping))
-            yield from (r for r in inner if isinstance(r, Mapping))
+            inner = (e.get("resource") for e in fhir.each(resource.get("entry")) if isinstance(e, fhir.Object))
+            yield from (r for r in inner if isinstance(r, fhir.Object))
         else:
             yield resource
 
