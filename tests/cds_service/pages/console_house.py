@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import requests
 from demo_server import served
-from evidence_house import Clock, words_of
+from evidence_house import START, Clock, words_of
 from flask import Flask
 from vignettes import SERVICES
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "state"))
+
+from state_cases import answer, card
 
 from cds_service.app import create_app
 from cds_service.manifest import load_services
 from cds_service.pages.console_accounts import Accounts
 from cds_service.settings import Settings
+from cds_service.state.records import FeedbackItem, Reason
 from cds_service.state.store import Store
 from cds_service.trust.clients import Clients
 
 ADMINS = {"ada": ("change", "correct horse battery"), "vic": ("view", "staple and some more")}
+HOUR = timedelta(hours=1)
 CSRF = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
 
 
@@ -47,8 +55,6 @@ class ConsoleHouse:
 
     def audited(self) -> list[dict[str, Any]]:
         """What the audit chain says admins did, oldest first; the chain itself must hold."""
-        import orjson
-
         assert self.state.verify_audit().ok
         rows = [orjson.loads(line) for line in self.state.export_audit("")]
         return [orjson.loads(r["details"]) | {"kind": r["kind"]} for r in rows]
@@ -91,3 +97,19 @@ def console_house(folder: Path, *, admins: bool = True, **settings: Any) -> Iter
             yield ConsoleHouse(base, app, clock, given.state_dir)
         finally:
             app.extensions["ordersight"].close()
+
+
+def shown(
+    house: ConsoleHouse, n: int, user: str = "u", service: str = "imaging-safety", digest: str = "ab" * 32
+) -> None:
+    """`n` order signings of one user, each answered with one warning of IS-01, a card id of its own."""
+    for number in range(n):
+        made = card(f"{user}-{number}")
+        record = answer(made, at=START - HOUR, user_key=user, service=service, model_digest=digest, decisions=())
+        house.state.record_answer(record)
+
+
+def reply(house: ConsoleHouse, card_id: str, outcome: str, code: str = "") -> None:
+    reasons = (Reason(code),) if code else ()
+    said = FeedbackItem(card=card_id, outcome=outcome, outcome_at=START, reasons=reasons)  # type: ignore[arg-type]
+    house.state.record_feedback("north", [said])

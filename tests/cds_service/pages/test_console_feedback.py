@@ -7,20 +7,18 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from console_house import ConsoleHouse, console_house
+from console_house import HOUR, ConsoleHouse, console_house, reply, shown
 from evidence_house import START
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "state"))
 
-from state_cases import answer, card
+from state_cases import answer
 
-from cds_service.state.records import Decision, FeedbackItem, Reason
+from cds_service.state.records import Decision, FeedbackItem
 
-HOUR = timedelta(hours=1)
 MODELS = Path(__file__).resolve().parents[3] / "manifests" / "models"
 
 
@@ -28,22 +26,6 @@ MODELS = Path(__file__).resolve().parents[3] / "manifests" / "models"
 def house(tmp_path: Path) -> Iterator[ConsoleHouse]:
     with console_house(tmp_path) as made:
         yield made
-
-
-def shown(
-    house: ConsoleHouse, n: int, user: str = "u", service: str = "imaging-safety", digest: str = "ab" * 32
-) -> None:
-    """`n` order signings of one user, each answered with one warning of IS-01, a card id of its own."""
-    for number in range(n):
-        made = card(f"{user}-{number}")
-        record = answer(made, at=START - HOUR, user_key=user, service=service, model_digest=digest, decisions=())
-        house.state.record_answer(record)
-
-
-def reply(house: ConsoleHouse, card_id: str, outcome: str, code: str = "") -> None:
-    reasons = (Reason(code),) if code else ()
-    said = FeedbackItem(card=card_id, outcome=outcome, outcome_at=START, reasons=reasons)  # type: ignore[arg-type]
-    house.state.record_feedback("north", [said])
 
 
 def table(text: str) -> list[dict[str, str]]:
