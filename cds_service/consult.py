@@ -123,6 +123,7 @@ def consult(
     stages.done("evidence")
     stages.missing = evidence.shortfalls
     require(service, evidence)
+    # To the end: the room that decoded films take is free again when nothing holds them any more.
     with means.decoders.native(evidence.dicom, deadline.leaving(service.thinking_s / 2)) as films:
         stages.done("films")
         record = read_record(
@@ -134,16 +135,16 @@ def consult(
         )
         stages.done("record")
         thought = _think(service, record, engine, deadline, profile, means.thinking)
-    stages.done("model")
-    missing = (*evidence.shortfalls, *films.shortfalls, *thought.shortfalls)
-    late = deadline.late_by() > GRACE_S
-    if late:
-        missing = (*missing, Shortfall("rules", "no-time"))
-    case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
-    cards = [] if late else load_advice(service.advice)(case)
-    stages.done("advice")
-    stages.missing = missing
-    return _settled(Line(service, request, stages, missing, thought.assessment, case), cards, settle)
+        stages.done("model")
+        missing = (*evidence.shortfalls, *films.shortfalls, *thought.shortfalls)
+        late = deadline.late_by() > GRACE_S
+        if late:
+            missing = (*missing, Shortfall("rules", "no-time"))
+        case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
+        cards = [] if late else load_advice(service.advice)(case)
+        stages.done("advice")
+        stages.missing = missing
+        return _settled(Line(service, request, stages, missing, thought.assessment, case), cards, settle)
 
 
 def _settled(line: Line, cards: list[Card], settle: Settle | None) -> list[Card]:

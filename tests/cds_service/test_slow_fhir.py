@@ -33,15 +33,18 @@ from cds_service.manifest import EvidenceItem, Service, Services
 from cds_service.settings import Settings
 from cds_service.trust.clients import Client, Clients, FhirServer
 
-BUDGET_S = 0.5
+BUDGET_S = 1.0
 LATE_S = 0.5
+"""Goal 4: at most the budget and half a second; patient-view at most 1.5 s."""
 PATIENT_READ = EvidenceItem(read="Patient/{{context.patientId}}")
 
 
 def service(id_: str, *, required: bool) -> Service:
     labs = EvidenceItem(search="Observation?category=laboratory", required=required)
     evidence = {"patient": PATIENT_READ, "labs": labs}
-    return Service(id_, ("patient-view",), id_, "Of the tests.", "thoughts", evidence, {})
+    return Service(
+        id_, ("patient-view",), id_, "Of the tests.", "thoughts", evidence, {}, budget_ms={"patient-view": 1000}
+    )
 
 
 SERVICES = Services((service("lenient", required=False), service("needy", required=True)))
@@ -165,4 +168,4 @@ def test_an_outage_costs_one_budget_for_the_first_calls_only(ask: Callable[..., 
     with Moody(lambda seen: hang) as server:
         took = [ask(server, "lenient")[1] for _ in range(14)]
     assert max(took) < BUDGET_S + LATE_S
-    assert sorted(took[8:])[len(took[8:]) // 2] < 0.1
+    assert sorted(took[8:])[len(took[8:]) // 2] < 0.1, "goal 19"
