@@ -63,6 +63,7 @@ def finding(case: Case) -> list[Card]:
 
     The deciding band is what the first draft says in its note, without a draft the patient's name: both are the test's.
     """
+    time.sleep(float(case.service.settings.get("seconds", 0.0)))
     found = []
     for name, rule in case.service.rules.items():
         drafts = case.record.drafts()

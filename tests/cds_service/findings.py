@@ -21,13 +21,17 @@ EVIDENCE = {"encounter": EvidenceItem(read="Encounter/{{context.encounterId}}")}
 MORNING = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 
 
-def service(id_: str, **rules: str) -> Service:
-    """`service("cxr-insight", CX_02="info")`: one rule CX-02 of that tier."""
+def service(id_: str, seconds: float = 0.0, **rules: str) -> Service:
+    """`service("cxr-insight", CX_02="info")`: one rule CX-02 of that tier; its advice takes so many seconds."""
     made = {
         name.replace("_", "-"): Rule(tier, "Guideline 2026", "https://example.org/g", "the owner", date(2027, 1, 1))  # type: ignore[arg-type]
         for name, tier in rules.items()
     }
-    return Service(id_, HOOKS, id_, "Of the tests.", "finding", EVIDENCE, made, budget_ms=dict.fromkeys(HOOKS, 5000))
+    return Service(
+        *(id_, HOOKS, id_, "Of the tests.", "finding", EVIDENCE, made),
+        budget_ms=dict.fromkeys(HOOKS, 5000),
+        settings={"seconds": seconds},
+    )
 
 
 class Ward:

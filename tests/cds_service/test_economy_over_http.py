@@ -163,7 +163,7 @@ def test_a_service_says_one_thing_at_a_time_the_loudest_first(ward: Make) -> Non
 def test_services_asked_at_once_share_two_places_and_the_important_ones_have_them(ward: Make) -> None:
     """Asked on threads as an EHR asks them; the two that may speak are those of CLINICAL.md 2.2."""
     ids = ("imaging-timing", "cxr-insight", "deterioration", "chest-treatment", "pe-imaging", "imaging-safety")
-    w = ward(*(service(id_, X_01="info") for id_ in ids), service("lung-precision", X_02="warning"))
+    w = ward(*(service(id_, 0.5, X_01="info") for id_ in ids), service("lung-precision", 0.5, X_02="warning"))
     gate = threading.Barrier(len(ids) + 1)
 
     def ask(id_: str) -> tuple[str, int]:
