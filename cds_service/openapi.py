@@ -184,7 +184,6 @@ def _tell_requests(schemas: Schema) -> None:
     token = schemas["FhirAuthorization"]["properties"]
     token["access_token"] = {"type": "string", "pattern": "^[!-~]+$", "maxLength": 16_384}
     token["token_type"] = {"type": "string", "pattern": "^[Bb][Ee][Aa][Rr][Ee][Rr]$"}
-    token["expires_in"] = {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1}
     token["patient"]["description"] = "if given, the patient of the context"
     schemas["Envelope"]["properties"]["fhirServer"] = {"type": ["string", "null"], "pattern": WEB_ADDRESS}
     schemas["Envelope"]["properties"]["fhirAuthorization"] = _ref("FhirAuthorization")

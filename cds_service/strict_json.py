@@ -78,7 +78,7 @@ def _look_closely(text: bytes) -> None:
 
     def short(digits: str) -> None:
         # orjson turns integers beyond 64 bits into rounded floats.
-        if len(digits) > 19:
+        if len(digits.lstrip("-")) > 19:
             raise BadJson("the body has an integer of more than 19 digits")
 
     json.loads(text, object_pairs_hook=unique, parse_int=short)

@@ -56,3 +56,12 @@ def test_no_white_space_hides_a_key_given_twice(space: list[str], value: str) ->
     with pytest.raises(BadJson, match="same key twice"):
         parse(f'{{"k"{a}:{b}{value},"k"{c}:{d}{value}}}'.encode())
     parse(f'{{"k"{a}:{b}{value},"l"{c}:{d}{value}}}'.encode())
+
+
+def test_a_sign_is_no_digit_and_digits_in_a_string_are_no_number() -> None:
+    """Found by schemathesis: -1152921504606846976 was refused where a string of the body looked like a key."""
+    parse(b'{"a":-1152921504606846976,"b":"\\":"}')
+    parse(b'{"a":"99999999999999999999"}')
+    for long in (b"12345678901234567890", b"-12345678901234567890"):
+        with pytest.raises(BadJson, match="more than 19 digits"):
+            parse(b'{"a":' + long + b"}")
