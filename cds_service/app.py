@@ -48,9 +48,9 @@ from cds_service.readiness import answer
 from cds_service.settings import Settings, SettingsError
 from cds_service.state.errors import StateError
 from cds_service.state.store import Store
-from cds_service.trust.clients import Client, Clients, load_clients
+from cds_service.trust.clients import Client, Clients, WatchedClients
 from cds_service.trust.jwt import Verifier
-from cds_service.trust.keys import KeySets
+from cds_service.trust.keys import KeySets, check_sources
 from cds_service.trust.replay import UsedTokens
 from cds_service.watch import begin, watch
 from models.contract import Assessor
@@ -123,7 +123,7 @@ def create_app(
     Raises ManifestError, ClientsError or SettingsError for files that cannot be used, UnknownAdvice for a service
     whose advice no installed package declares.
     """
-    clients = load_clients(settings.clients) if clients is None else clients
+    clients = WatchedClients(settings.clients, check_sources) if clients is None else clients
     fetcher = fetcher or FhirClient(
         fhir_in_flight=settings.fhir_in_flight,
         dicomweb_in_flight=settings.dicomweb_in_flight,

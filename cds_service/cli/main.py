@@ -33,6 +33,8 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
         ("audit", "feedback", "retention", "state", "backup", "restore", "erase"),
         lambda app, module: module.mount(app),
     ),
+    "clients": (("clients",), lambda app, module: app.add_typer(module.clients_app, name="clients")),
+    "switch": (("switch", "switches"), _commands(switch="switch", switches="switches")),
     "admin": (("admin",), lambda app, module: app.add_typer(module.admin_app, name="admin")),
 }
 """module of cds_service.cli -> the words it answers to, and how they are added."""

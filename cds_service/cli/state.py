@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,7 +93,7 @@ def feedback_report(
     service: Annotated[str, typer.Option(help="Only this service.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Per rule: cards shown, accepted, overridden and why, unanswered."""
+    """Per rule: cards shown, accepted, overridden and why, unanswered; and what was held back, by cause."""
     until = datetime.now(UTC)
     with _told(), _store() as store:
         report = store.feedback_report(
@@ -101,19 +101,37 @@ def feedback_report(
         )
     if as_json:
         rows = [{name: getattr(row, name) for name in row.__struct_fields__} for row in report.rows]
-        sys.stdout.write(orjson.dumps({"rows": rows, "unmatched": report.unmatched}).decode() + "\n")
+        whole = {
+            "rows": rows,
+            "unmatched": report.unmatched,
+            "calls": report.calls,
+            "interruptions": report.interruptions,
+        }
+        sys.stdout.write(orjson.dumps(whole).decode() + "\n")
         return
     table = Table(title=f"Cards of the last {days} days", title_justify="left")
-    for column in ("service", "rule", "tier", "shown", "accepted", "overridden", "no answer", "median s", "reasons"):
+    for column in (
+        *("service", "rule", "tier", "shown", "accepted", "overridden", "no answer", "median s", "reasons"),
+        *("suppressed", "capped", "shadow"),
+    ):
         table.add_column(column, overflow="fold")
     for row in report.rows:
         counts = (str(n) for n in (row.shown, row.accepted, row.overridden, row.unanswered))
         median = "" if row.answer_s is None else f"{row.answer_s:.0f}"
-        reasons = ", ".join(f"{reason} {n}" for reason, n in row.reasons.items())
-        table.add_row(row.service, row.rule, row.indicator, *counts, median, reasons)
+        unsaid = _counted(row.suppressed), _counted(row.capped), str(row.shadow or "")
+        table.add_row(row.service, row.rule, row.indicator, *counts, median, _counted(row.reasons), *unsaid)
     console = Console()
     console.print(table)
+    signed = report.calls.get("order-sign", 0)
+    share = f", {100 * report.interruptions / signed:.1f} in 100" if signed else ""
+    console.print(
+        f"{report.interruptions} warning and critical cards; {signed} calls at signing{share}", highlight=False
+    )
     console.print(f"{report.unmatched} reports name a card we did not send; they count nowhere")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
 @feedback_app.command("export")

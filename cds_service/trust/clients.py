@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import yaml
 
 from cds_service.trust.origins import Base, read_base, same_base
+
+log = logging.getLogger(__name__)
 
 
 class ClientsError(ValueError):
@@ -61,10 +65,58 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Clients:
     def __init__(self, clients: Sequence[Client] = ()) -> None:
-        self.all = tuple(clients)
+        self._known = tuple(clients)
+
+    @property
+    def all(self) -> tuple[Client, ...]:
+        return self._known
 
     def by_issuer(self, issuer: str) -> Client | None:
         return next((c for c in self.all if c.issuer and c.issuer == issuer), None)
+
+
+class WatchedClients(Clients):
+    """The clients of a file as it is now: what is added or removed holds from the next call on.
+
+    A file that cannot be used leaves everything as it was, and says so in the log once. Raises ClientsError at first.
+    """
+
+    def __init__(self, path: Path, check: Callable[[Sequence[Client]], None] = lambda clients: None) -> None:
+        self._path = path
+        self._check = check
+        self._lock = threading.Lock()
+        self._seen = _signature(path)
+        super().__init__(load_clients(path).all)
+        check(self._known)
+
+    @property
+    def all(self) -> tuple[Client, ...]:
+        if _signature(self._path) != self._seen:
+            with self._lock:
+                found = _signature(self._path)
+                if found != self._seen:
+                    self._read()
+                    self._seen = found
+        return self._known
+
+    def _read(self) -> None:
+        try:
+            clients = load_clients(self._path).all
+            self._check(clients)
+        except ClientsError as error:
+            log.error("the clients file cannot be used; the one before holds", extra={"fields": {"why": str(error)}})
+            return
+        self._known = clients
+        log.info("clients read", extra={"fields": {"clients": len(clients)}})
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    """Changes when the file does: an edit in place its time or size, one written beside and renamed its inode."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def load_clients(path: Path) -> Clients:
@@ -72,6 +124,11 @@ def load_clients(path: Path) -> Clients:
     if not path.exists():
         return Clients()
     try:
-        return Clients(msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")) or [], tuple[Client, ...]))
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        return Clients(read_clients(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, msgspec.ValidationError, OSError, UnicodeDecodeError) as error:
         raise ClientsError(f"{path}: {error}") from None
+
+
+def read_clients(text: str) -> tuple[Client, ...]:
+    """Raises yaml.YAMLError or msgspec.ValidationError."""
+    return msgspec.convert(yaml.safe_load(text) or [], tuple[Client, ...])

@@ -78,23 +78,22 @@ class KeySets:
         self._transport = transport or Transport()
         self._clock = clock
         self._lock = threading.Lock()
-        self._known = {client.issuer: _Known() for client in clients}
+        self._known: dict[tuple[str, str, str], _Known] = {}
         self.refreshed: Counter[Refresh] = Counter()
-        for client in clients:
-            _check_source(client)
+        check_sources(clients)
 
     def warm(self, clients: Sequence[Client]) -> None:
         """Begin to read every set, so that the first call need not wait for it."""
         for client in clients:
             if client.issuer and (client.jwks_file or client.jwks_url):
-                self._refresh(client, self._known[client.issuer])
+                self._refresh(client, self._of(client))
 
     def find(self, client: Client, kid: str) -> tuple[VerifyingKey, ...]:
         """The client's keys of this id, read again for an unknown id at most once a minute.
 
         Raises KeysUnavailable when no set of this client was read within the last day.
         """
-        known = self._known[client.issuer]
+        known = self._of(client)
         found = self._current(known, kid)
         if found:
             if known.read_at is not None and self._clock() - known.read_at > REFRESH_S:
@@ -107,6 +106,11 @@ class KeySets:
         if not found and (known.read_at is None or self._clock() - known.read_at > KEPT_S):
             raise KeysUnavailable
         return found
+
+    def _of(self, client: Client) -> _Known:
+        """Clients come and go while we run; one registered anew with other keys does not keep the old ones."""
+        with self._lock:
+            return self._known.setdefault((client.issuer, client.jwks_url, client.jwks_file), _Known())
 
     def _current(self, known: _Known, kid: str) -> tuple[VerifyingKey, ...]:
         if known.read_at is None or self._clock() - known.read_at > KEPT_S:
@@ -143,13 +147,15 @@ class KeySets:
         log.log(level, "key set", extra={"fields": {"client": client.name, "keys": len(known.keys), "error": reason}})
 
 
-def _check_source(client: Client) -> None:
-    if not client.jwks_url:
-        return
-    try:
-        _address(client.jwks_url)
-    except (NotAllowed, ValueError) as error:
-        raise ClientsError(f"client {client.name}: jwks_url: {error}") from None
+def check_sources(clients: Sequence[Client]) -> None:
+    """Raises ClientsError for a client whose keys could never be read safely."""
+    for client in clients:
+        if not client.jwks_url:
+            continue
+        try:
+            _address(client.jwks_url)
+        except (NotAllowed, ValueError) as error:
+            raise ClientsError(f"client {client.name}: jwks_url: {error}") from None
 
 
 def fetch(transport: Transport, url: str) -> bytes:
