@@ -138,8 +138,14 @@ def _marks(case: Case, card: Card, found: Sequence[tuple[Datum, ...]]) -> Marks:
     for index, row in enumerate(found):
         for datum in row:
             data.setdefault(id(datum), "deciding" if index == deciding else "on the card")
-    used = frozenset(name for names in case.used.values() for name in names) if spoken(case, card) else frozenset()
-    return Marks(data, used, _base(case.request.fhir_server))
+    return Marks(data, _used(case) if spoken(case, card) else frozenset(), _base(case.request.fhir_server))
+
+
+def _used(case: Case) -> frozenset[str]:
+    """What an answer rested on: a laboratory result the model was given, and has no weight for, was not used."""
+    answers = case.assessment.estimates.values() if case.assessment is not None else ()
+    modalities = {modality for e in answers if e.probability is not None for modality in e.rested_on}
+    return frozenset(name for modality, names in case.used.items() if modality in modalities for name in names)
 
 
 def _base(server: str | None) -> str:
