@@ -2,6 +2,7 @@
 #   make demo          install, start the service with its embedded demo EHR, fire real hooks, keep serving
 #   make demo ONCE=1   the same, and exit after printing the cards
 #   make test          install what the tests need, Debian packages included, and run them all
+#   make pictures      take the pictures of README and docs anew
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ PORT ?= 8080
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 
-.PHONY: demo test lint types unit install install-test debian-packages node-packages clean
+.PHONY: demo test pictures lint types unit install install-test debian-packages node-packages clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/pip:
@@ -56,6 +57,10 @@ unit: install-test debian-packages node-packages
 	$(BIN)/python tests/coverage_floor.py $(VENV)/coverage.json
 
 test: lint types unit
+
+# Every page as a picture, for README and docs. Look at each before it is committed.
+pictures: install-test debian-packages
+	$(BIN)/python tests/pictures.py docs/images
 
 clean:
 	rm -rf $(VENV) $(NODE_MODULES) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

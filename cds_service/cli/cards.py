@@ -75,7 +75,11 @@ def cards(
 
 def demo_answers() -> list[Answer]:
     """Fire every occasion of every demo patient at every service that listens, with the clock standing at AS_OF."""
-    with _house() as (base, services), requests.Session() as session:
+    with (
+        tempfile.TemporaryDirectory(prefix="ordersight-cards-") as state,
+        standing_house(Path(state)) as (base, services),
+        requests.Session() as session,
+    ):
         return [
             _ask(session, base, service.id, patient, occasion)
             for patient in demo_patients(AS_OF)
@@ -86,33 +90,35 @@ def demo_answers() -> list[Answer]:
 
 
 @contextmanager
-def _house() -> Iterator[tuple[str, Services]]:
-    """The service and the demo EHR it reads from, on a free port of this machine."""
-    with tempfile.TemporaryDirectory(prefix="ordersight-cards-") as state:
-        settings = Settings(
-            host="127.0.0.1",
-            port=0,
-            profile="research_imaging",
-            jwt="off",
-            economy="off",
-            state_dir=Path(state),
-            outbox_mb=1,
+def standing_house(state: Path) -> Iterator[tuple[str, Services]]:
+    """The demo, service and EHR, on a free port, as it is at AS_OF: its address and its services. `state` is a folder.
+
+    Every card is shown every time, and no answer is late.
+    """
+    settings = Settings(
+        host="127.0.0.1",
+        port=0,
+        profile="research_imaging",
+        jwt="off",
+        economy="off",
+        state_dir=state,
+        outbox_mb=1,
+    )
+    loaded = load_services(settings.manifests / "services", settings.profile, model=MODEL)
+    unhurried = [msgspec.structs.replace(s, budget_ms=dict.fromkeys(s.hooks, BUDGET_MS)) for s in loaded.all]
+    services = Services(unhurried, settings.profile)
+    with listen(settings) as server:
+        known = Client("demo-ehr", (FhirServer(f"{server.url}/demo/fhir", (f"{server.url}/demo/dicomweb",)),))
+        app = create_app(
+            server.settings,
+            services=services,
+            engines=load_engines(services, settings),
+            clients=Clients([known]),
+            clock=lambda: AS_OF,
         )
-        loaded = load_services(settings.manifests / "services", settings.profile, model=MODEL)
-        unhurried = [msgspec.structs.replace(s, budget_ms=dict.fromkeys(s.hooks, BUDGET_MS)) for s in loaded.all]
-        services = Services(unhurried, settings.profile)
-        with listen(settings) as server:
-            known = Client("demo-ehr", (FhirServer(f"{server.url}/demo/fhir", (f"{server.url}/demo/dicomweb",)),))
-            app = create_app(
-                server.settings,
-                services=services,
-                engines=load_engines(services, settings),
-                clients=Clients([known]),
-                clock=lambda: AS_OF,
-            )
-            app.register_blueprint(demo_blueprint(AS_OF))
-            threading.Thread(target=server.run, args=(app,), daemon=True).start()
-            yield server.url, services
+        app.register_blueprint(demo_blueprint(AS_OF))
+        threading.Thread(target=server.run, args=(app,), daemon=True).start()
+        yield server.url, services
 
 
 def _ask(session: requests.Session, base: str, service: str, patient: GeneratedPatient, occasion: Occasion) -> Answer:

@@ -119,6 +119,16 @@ def test_the_page_names_every_service_and_nothing_that_changes_from_run_to_run(a
     assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-|127\.0\.0\.1", page)
 
 
+def test_the_card_in_the_readme_is_the_one_the_service_gives(answers: list[Answer]) -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("│", " ").split())
+    card = next(c for a in answers if a.patient.id == "demo-alder" for c in a.cards)
+    assert card["summary"] in readme
+    for suggestion in card["suggestions"]:
+        assert f"[ {suggestion['label']} ]" in readme
+    for sentence in card["detail"].split("\n\n"):
+        assert sentence.startswith("|") or sentence in readme
+
+
 def test_every_card_is_short_enough_to_be_read_between_two_patients(cards: list[Card]) -> None:
     assert max(len(c["summary"]) for c in cards) < SUMMARY_LIMIT == 140
     assert max(len(c["detail"]) for c in cards) <= DETAIL_LIMIT == 1200
