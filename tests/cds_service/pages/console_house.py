@@ -106,7 +106,7 @@ def shown(
     for number in range(n):
         made = card(f"{user}-{number}")
         record = answer(made, at=START - HOUR, user_key=user, service=service, model_digest=digest, decisions=())
-        house.state.record_answer(record)
+        house.state.record_answer(record, timeout=20)
 
 
 def reply(house: ConsoleHouse, card_id: str, outcome: str, code: str = "") -> None:

@@ -32,7 +32,7 @@ def house(tmp_path: Path) -> Iterator[ConsoleHouse]:
                 patient_key=made.state.key("patient", "north", patient),
                 user_key=made.state.key("user", "north", "Practitioner/7"),
             )
-            made.state.record_answer(record)
+            made.state.record_answer(record, timeout=20)
         yield made
 
 

@@ -57,7 +57,7 @@ def test_what_was_held_back_is_counted_by_cause(house: ConsoleHouse) -> None:
         Decision("IS-02", "silent", "shown to this user", tier="warning"),
         Decision("IS-02", "capped", "two cards", tier="warning"),
     )
-    house.state.record_answer(answer(at=START - HOUR, decisions=said))
+    house.state.record_answer(answer(at=START - HOUR, decisions=said), timeout=20)
     (row,) = table(house.logged_in("vic").see("/admin/feedback/report.csv"))
     assert (row["rule"], row["shown"], row["suppressed"], row["capped"]) == (
         "IS-02",
@@ -84,7 +84,7 @@ def test_a_model_that_is_installed_is_called_by_its_name(house: ConsoleHouse) ->
 
 def test_the_burden_is_held_against_half_a_percent_of_orders_and_eight_a_week(house: ConsoleHouse) -> None:
     for _ in range(991):
-        house.state.record_answer(answer(at=START - HOUR, decisions=()))
+        house.state.record_answer(answer(at=START - HOUR, decisions=()), timeout=20)
     shown(house, 9, "busy")
     page = house.logged_in("vic").words("/admin/feedback")
     # 9 interruptions at 991 + 9 = 1000 signings; 9 of one user are one more than 8.
