@@ -48,6 +48,7 @@ from cds_service.readiness import answer
 from cds_service.settings import Settings, SettingsError
 from cds_service.state.errors import StateError
 from cds_service.state.store import Store
+from cds_service.tracing import Tracing
 from cds_service.trust.clients import Client, Clients, WatchedClients
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets, check_sources
@@ -88,6 +89,7 @@ class House:
     metrics: Metrics
     means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
+    tracing: Tracing | None = None
 
     def verify(self) -> Client:
         """The caller of the current request; NOBODY when callers are not checked."""
@@ -106,6 +108,8 @@ class House:
         self.means.close()
         self.evidence.close()
         self.state.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
 
 def create_app(
@@ -303,6 +307,7 @@ def _answer_error(error: Exception) -> Response:
     instance = g.get("hook_instance")
     fields = {"status": int(face.status), "service": g.get("service"), "hookInstance": instance}
     if face.status == 500:
+        g.error = type(error).__name__
         log.error("unexpected error", exc_info=error, extra={"fields": fields})
         if instance:
             face.diagnostics = f"{face.diagnostics}: {instance}"

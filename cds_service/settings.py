@@ -59,6 +59,12 @@ def _metrics(text: str) -> int | str:
         raise ValueError("write off, loopback, or a port from 1 to 65535") from None
 
 
+def _traces(text: str) -> str:
+    if text != "off" and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):
+        raise ValueError("write off, or an address such as http://127.0.0.1:4318/v1/traces")
+    return text
+
+
 def _origin(text: str) -> str:
     parts = urlsplit(text)
     if text != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https") or not parts.netloc:
@@ -150,6 +156,11 @@ class Settings:
     )
     metrics: int | str = _setting(
         _metrics, "Prometheus metrics: `off`, `loopback` (127.0.0.1, port 9464), or a port on ORDERSIGHT_HOST", "off"
+    )
+    traces: str = _setting(
+        _traces,
+        "OpenTelemetry traces: `off`, or the address of a collector, e.g. http://127.0.0.1:4318/v1/traces",
+        "off",
     )
     drain_s: int = _setting(_whole(0, 300), "seconds a stopping server gives calls under way", 25)
 

@@ -12,6 +12,7 @@ from cds_service.cards import Card
 from cds_service.consult import Stages
 from cds_service.gauges import Gauges
 from cds_service.metrics import Outcome, tenant_id
+from cds_service.tracing import Told, open_tracing
 
 if TYPE_CHECKING:
     from cds_service.app import House
@@ -34,6 +35,7 @@ def watch(app: Flask, house: House) -> None:
     house.means.thinking.took = metrics.assessed
     house.fetcher.fetched = metrics.fetched
     house.state.tell_commits(metrics.committed)
+    house.tracing = open_tracing(house.settings)
 
     def observe(response: Response) -> Response:
         if request.endpoint == "feedback":
@@ -64,6 +66,22 @@ def _call(house: House, status: int) -> None:
             house.metrics.stage(stage, ended - began)
         house.metrics.missing(shortfall.key for shortfall in stages.missing)
         house.metrics.advised(service, cards)
+    if house.tracing is not None:
+        entry = g.get("entry")
+        house.tracing.tell(
+            Told(
+                service=house.metrics.service(service),
+                hook=hook or "none",
+                status=status,
+                outcome=outcome,
+                tenant=tenant_id(entry.tenant) if entry is not None else "",
+                spans=tuple(stages.spans),
+                missing=tuple(sorted({f"{s.key}:{s.reason}" for s in stages.missing})),
+                hook_instance=g.get("hook_instance", ""),
+                error=g.get("error", ""),
+                traceparent=request.headers.get("traceparent", ""),
+            )
+        )
 
 
 def outcome_of(status: int, *, turned_away: bool = False, cards: bool = False, partial: bool = False) -> Outcome:
