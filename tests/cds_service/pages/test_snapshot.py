@@ -83,6 +83,13 @@ def test_every_suggestion_says_exactly_what_its_button_changes() -> None:
     assert all(change.split(":")[0] in ("create", "update", "delete") for c in snapshot.choices for change in c.changes)
 
 
+def test_a_result_the_answer_did_not_rest_on_is_not_called_used_by_the_model() -> None:
+    """The model is given both; an answer to a film's finding has weights for the film alone."""
+    for modalities, mark in ((("imaging", "labs"), "model"), (("imaging",), "")):
+        snapshot = snapshot_of(films_chart(model=dataclasses.replace(FLUID, modalities=modalities)), "cxr-insight")
+        assert {p.mark for p in points(snapshot, "crp")} == {mark}
+
+
 def test_what_could_not_be_had_and_what_was_not_used_are_both_named() -> None:
     chart = contrast_chart(
         {**LOW, "id": "o7", "valueQuantity": {"value": 1.0, "unit": "furlongs"}},
