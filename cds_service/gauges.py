@@ -61,7 +61,7 @@ class Gauges:
         health = house.state.health()
         yield _family("outbox_depth", {(): float(health.outbox)})
         yield _family("outbox_oldest_seconds", {(): health.outbox_oldest_s})
-        yield _family("ready", {(name,): float(check.ok) for name, check in checks(house).items()})
+        yield _family("cds_ready", {(name,): float(check.ok) for name, check in checks(house).items()})
 
 
 def _family(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:

@@ -69,7 +69,7 @@ DESCRIBED = (
     Described("db_commit_seconds", "histogram", (), "one transaction of the durable state, commit included"),
     Described("outbox_depth", "gauge", (), "answers that wait on disk for the database"),
     Described("outbox_oldest_seconds", "gauge", (), "how long the oldest of them has waited"),
-    Described("ready", "gauge", ("check",), "1 while the check of /readyz holds"),
+    Described("cds_ready", "gauge", ("check",), "1 while the check of /readyz holds"),
 )
 
 OF_A_CALL = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
