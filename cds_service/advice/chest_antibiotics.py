@@ -89,6 +89,8 @@ def course_card(q: Question) -> Card | None:
         service,
         "CT-04",
         uuid=q.uuid,
+        orders=[o for o, _ in long],
+        deciding=(f"{days} days",),
         indicator="info",
         summary=fitting(f"Stable non-severe pneumonia: 3 to 5 days is enough; {days} days ordered."),
         detail=detail(
@@ -176,6 +178,8 @@ def virus_card(q: Question) -> Card | None:
         service,
         "CT-05",
         uuid=q.uuid,
+        orders=q.for_pneumonia,
+        deciding=(name, day(found.at)),
         indicator="info",
         summary=fitting(
             f"{name[:1].upper()}{name[1:]} positive ({day(found.at)}), outpatient without comorbidity: "
@@ -249,6 +253,8 @@ def mrsa_card(q: Question) -> Card | None:
         service,
         "CT-07",
         uuid=q.uuid,
+        orders=drafts,
+        deciding=(name, f"screen {day(screen.at)}"),
         indicator="info",
         summary=fitting(
             f"MRSA screen negative ({day(screen.at)}), {name} for {span(record.age_of(running.start))}, no positive "

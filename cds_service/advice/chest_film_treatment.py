@@ -176,6 +176,8 @@ def oedema_card(q: Question) -> Card | None:
         service,
         "CT-03",
         uuid=q.uuid,
+        orders=antibiotics,
+        deciding=(f"film {moment(seen.films.newest.at)}",),
         indicator="info",
         summary=fitting(
             f"Findings favour oedema over pneumonia ({name} {as_printed(peptide.lab)}, procalcitonin "
@@ -249,6 +251,8 @@ def diuretic_card(q: Question) -> Card | None:
         service,
         "CT-06",
         uuid=q.uuid,
+        orders=q.diuretics,
+        deciding=(f"film {moment(seen.films.newest.at)}", *(lab.analyte for lab in circulation)),
         indicator="info",
         summary=fitting(
             f"Diuretic with {said}; findings favour pneumonia over oedema ({film}): reassess volume.",

@@ -23,7 +23,7 @@ from cds_service.advice.packs import care, pneumonia
 from cds_service.advice.packs.curb65 import SEVERE
 from cds_service.advice.packs.pregnancy import pregnancy
 from cds_service.advice.packs.quality import below, reading
-from cds_service.advice.writing import card, detail, fitting, rule_line, rule_on, setting, words
+from cds_service.advice.writing import band, card, detail, fitting, rule_line, rule_on, setting, words
 from cds_service.cards import Card, Suggestion
 from fhir_mappers.courses import taken_at_home
 from fhir_mappers.record import Lab, Order
@@ -76,6 +76,8 @@ def discharge_card(q: Question) -> Card | None:
         service,
         "CT-01",
         uuid=q.uuid,
+        orders=(going,),
+        deciding=(f"CURB-65 {band(q.curb.low, SEVERE)}", "low saturation" if saturation is not None else ""),
         indicator="info" if preliminary else rule.tier,
         summary=fitting(
             f"{head}{also}, treatment at home ordered: review for admission or observation first.",
@@ -157,6 +159,8 @@ def steroid_card(q: Question) -> Card | None:
         service,
         "CT-02",
         uuid=q.uuid,
+        orders=q.steroids,
+        deciding=(f"CURB-65 {q.curb}",),
         indicator="info" if preliminary else rule.tier,
         summary=fitting(f"Non-severe pneumonia (CURB-65 {q.curb}): corticosteroid not recommended."),
         detail=detail(

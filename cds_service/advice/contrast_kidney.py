@@ -16,6 +16,7 @@ from cds_service.advice.packs.kidney import Kidney
 from cds_service.advice.writing import (
     Fact,
     as_printed,
+    band,
     card,
     day,
     detail,
@@ -108,6 +109,8 @@ def kidney_card(q: Question) -> Card | None:
         service,
         *rules,
         uuid=q.uuid,
+        orders=q.orders,
+        deciding=_bands(q, concern),
         indicator=service.rules["IS-01"].tier if firm else "info",
         summary=wording.summary(),
         detail=detail(
@@ -120,6 +123,14 @@ def kidney_card(q: Question) -> Card | None:
         suggestions=_suggestions(wording, firm),
         reasons=REASONS,
     )
+
+
+def _bands(q: Question, concern: Concern) -> tuple[str, ...]:
+    """KDIGO 2012: the category of eGFR, the stage of an acute injury."""
+    state = q.kidney
+    egfr = state.egfr or state.calculated
+    stage = f"injury stage {state.aki.stage}" if state.aki is not None else ""
+    return concern, stage or (f"eGFR {band(egfr.high, 15, 30, 45, 60)}" if egfr is not None else "")
 
 
 def _concern(q: Question) -> Concern | None:

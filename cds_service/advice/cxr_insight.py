@@ -118,6 +118,8 @@ def _urgent(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
         case.service,
         "CX-01",
         uuid=new_uuid(),
+        orders=(),
+        deciding=(f"film {moment(films.newest.at)}", *sorted(f.title for f in urgent)),
         indicator=rule.tier,
         summary=fitting(
             f"Possible {worst.title} ({p}) on film {moment(films.newest.at)}, not yet read by radiology.",
@@ -158,6 +160,8 @@ def _unreported(case: Case, assessment: Assessment, films: Films, findings: tupl
         case.service,
         "CX-02",
         uuid=new_uuid(),
+        orders=(),
+        deciding=(f"film {moment(films.newest.at)}", *sorted(f.title for f in changed)),
         indicator="info",
         summary=fitting(what, f"Finding ({p}) on film {moment(films.newest.at)}, {state}."),
         detail=_detail(
@@ -202,6 +206,7 @@ def _course(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
         case.service,
         "CX-03",
         uuid=new_uuid(),
+        deciding=(f"film {moment(films.newest.at)}", *sorted(f.title for f in moved)),
         indicator="info",
         summary=fitting(f"Estimate for {first.title} {moves}", f"Estimate for a finding {moves}"),
         detail=_detail(

@@ -30,7 +30,9 @@ from cds_service.advice.packs.quality import reading
 from cds_service.advice.writing import (
     Fact,
     as_printed,
+    band,
     card,
+    day,
     detail,
     fitting,
     hours,
@@ -139,6 +141,9 @@ def _news2_card(case: Case, score: News2, estimate: Estimate | None) -> Card | N
         case.service,
         *used,
         uuid=new_uuid(),
+        orders=(),
+        # A day later the same score is news: patients recover and relapse.
+        deciding=(f"NEWS2 {band(score.total, URGENT, EMERGENCY)}", day(score.at)),
         indicator="info" if score.preliminary else rule.tier,
         summary=fitting(*(f"{head} ({b}): {do}." for b in basis if b), f"{head}: {do}."),
         detail=detail(
@@ -268,6 +273,8 @@ def _model_card(case: Case, score: News2 | None, estimate: Estimate | None) -> C
         case.service,
         "DT-05",
         uuid=new_uuid(),
+        orders=(),
+        deciding=(says, day(case.record.as_of)),
         indicator="info",
         summary=summary,
         detail=detail(

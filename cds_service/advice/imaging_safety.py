@@ -114,6 +114,8 @@ def _conflict_card(q: Question) -> Card | None:
         service,
         "IS-09",
         uuid=q.uuid,
+        orders=q.orders,
+        deciding=tuple(day(lab.at) for lab in conflict),
         indicator="info",
         summary=fitting(
             f"Creatinine {as_printed(older)} and {as_printed(newer)} within {span(newer.at - older.at)} conflict: "
@@ -163,6 +165,8 @@ def _missing_card(q: Question) -> Card | None:
         service,
         "IS-05",
         uuid=q.uuid,
+        orders=q.orders,
+        deciding=("no creatinine",),
         indicator=service.rules["IS-05"].tier,
         summary=fitting(f"{head}{last}: order one.", f"{head}: order one."),
         detail=detail(

@@ -155,6 +155,8 @@ def _duplicate_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
         case.service,
         "TM-02",
         uuid=new_uuid(),
+        orders=removed,
+        deciding=tuple(sorted(f"{_study(p.draft)} for {_date(case, p.other)}" for p in pairs)),
         indicator=rule.tier,
         summary=fitting(*heads),
         detail=detail(
@@ -265,6 +267,8 @@ def _repeat_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
         case.service,
         "TM-01",
         uuid=new_uuid(),
+        orders=[repeat.draft for repeat in found],
+        deciding=tuple(f"{r.prior.name} {moment(r.prior.at)}" for r in found),
         indicator="info",
         summary=_repeat_summary(first.prior),
         detail=detail(

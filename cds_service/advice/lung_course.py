@@ -24,6 +24,7 @@ from cds_service.advice.packs.recist import Progression, progression
 from cds_service.advice.writing import (
     Fact,
     as_printed,
+    band,
     card,
     day,
     detail,
@@ -71,6 +72,7 @@ def progression_card(q: Question) -> Card | None:
         service,
         "LC-05",
         uuid=q.uuid,
+        deciding=(name, day(at)),
         indicator="info",
         summary=fitting(
             f"Progression on {name} ({said}, {day(at)}): repeat tissue or plasma sequencing for resistance.",
@@ -161,6 +163,7 @@ def interaction_card(q: Question) -> Card | None:
         service,
         "LC-06",
         uuid=q.uuid,
+        deciding=(pair.kind, drug, other),
         indicator=rule.tier,
         summary=fitting(summary, f"{drug.capitalize()} with {other}: do not combine."),
         detail=detail(
@@ -246,6 +249,8 @@ def _rhythm_card(q: Question) -> Card | None:
         service,
         "LC-06",
         uuid=q.uuid,
+        orders=(order,),
+        deciding=(f"QTc {band(qtc.value, 481, 501, 550)}",),
         indicator=service.rules["LC-06"].tier,
         summary=fitting(f"{why}: osimertinib prolongs it; correct and repeat the ECG before starting."),
         detail=detail(

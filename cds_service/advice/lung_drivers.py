@@ -66,6 +66,8 @@ def driver_card(q: Question) -> Card | None:
         service,
         "LC-02",
         uuid=q.uuid,
+        orders=checkpoint,
+        deciding=(found.name,),
         indicator=rule.tier if certain else "info",
         summary=fitting(
             f"{name}{when}: {do}; do not start {drug} before {first}.",
@@ -150,6 +152,8 @@ def testing_card(q: Question) -> Card | None:
         service,
         "LC-01",
         uuid=q.uuid,
+        orders=checkpoint,
+        deciding=tuple(f"{gene} {state}" for gene, state in states.items()),
         indicator=rule.tier if certain else "info",
         summary=fitting(
             f"Driver testing incomplete ({what}): hold checkpoint inhibitor this cycle.",
@@ -242,6 +246,8 @@ def options_card(q: Question) -> Card | None:
         service,
         "LC-03",
         uuid=q.uuid,
+        orders=ordered,
+        deciding=(found.name,),
         indicator="info",
         summary=fitting(
             f"{found.name}{when}: {line} ({options}).",

@@ -71,6 +71,7 @@ def injury_card(q: Question) -> Card | None:
         service,
         "LC-04",
         uuid=q.uuid,
+        deciding=(f"{picture.source} {moment(picture.at)}", names),
         indicator=rule.tier if loud else "info",
         summary=fitting(
             f"{picture.summary}{against} {on} {names}: possible drug pneumonitis; CT and hold drug.",

@@ -106,6 +106,8 @@ def early_card(case: Case, ordered: Sequence[Order]) -> Card | None:
         case.service,
         "TM-03",
         uuid=new_uuid(),
+        orders=(order,),
+        deciding=(f"due {due.first}",),
         indicator="info",
         summary=fitting(
             f"{_capital(seen)}: next CT due {due.first} to {due.last} ({due.step}).",
@@ -152,6 +154,8 @@ def overdue_card(case: Case) -> Card | None:
         case.service,
         "TM-04",
         uuid=new_uuid(),
+        orders=(),
+        deciding=(f"due {due.first}", "overdue" if overdue else "due"),
         indicator="info",
         summary=f"Nodule follow-up CT {when}; no order found.",
         detail=_detail(

@@ -72,6 +72,8 @@ def pregnancy_card(s: Suspicion) -> Card | None:
         s.case.service,
         "PE-04",
         uuid=new_uuid(),
+        orders=s.orders,
+        deciding=("leg signs" if legs else "no leg signs", f"D-dimer {s.ddimer.state}"),
         indicator="info",
         summary=fitting(summary),
         detail=detail(
@@ -125,6 +127,8 @@ def lung_scan_card(s: Suspicion) -> Card | None:
         s.case.service,
         "PE-05",
         uuid=uuid,
+        orders=(angiogram,),
+        deciding=(words,),
         indicator="info",
         summary=fitting(f"{words}, {film.words}: a lung scan can replace CTPA."),
         detail=detail(

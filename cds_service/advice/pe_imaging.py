@@ -120,6 +120,8 @@ def _no_scan_card(s: Suspicion) -> Card | None:
         s.case.service,
         "PE-01",
         uuid=new_uuid(),
+        orders=s.orders,
+        deciding=("D-dimer below", limit.rule),
         indicator=rule.tier if firm else "info",
         summary=fitting(
             f"D-dimer {value} is below the limit {number} for this patient and {low}: {name} not needed.",
@@ -167,6 +169,8 @@ def _perc_card(s: Suspicion) -> Card | None:
         s.case.service,
         "PE-06",
         uuid=new_uuid(),
+        orders=s.orders,
+        deciding=("PERC negative",),
         indicator="info",
         summary=f"Low suspicion stated and PERC negative: {name} and D-dimer not needed.",
         detail=detail(
@@ -203,6 +207,8 @@ def _d_dimer_first_card(s: Suspicion) -> Card | None:
         s.case.service,
         "PE-02",
         uuid=new_uuid(),
+        orders=s.orders,
+        deciding=("no D-dimer",),
         indicator=rule.tier,
         summary=f"Wells at most {score}, no D-dimer in 24 h: order D-dimer before {name}.",
         detail=detail(
@@ -231,6 +237,8 @@ def _repeat_card(s: Suspicion) -> Card | None:
         s.case.service,
         "PE-03",
         uuid=new_uuid(),
+        orders=s.orders,
+        deciding=(f"{done.name} {moment(done.at)}",),
         indicator="info",
         summary=fitting(f"{done.name} done {moment(done.at)}: {_quote(done)}."),
         detail=detail(

@@ -86,6 +86,8 @@ def _card(case: Case, findings: Sequence[Finding]) -> Card:
         service,
         *rules,
         uuid=new_uuid(),
+        orders=[order for name in {f.drug.rxcui: f.drug for f in named}.values() for order in name.orders],
+        deciding=[" ".join((f.rule_id, f.drug.name, *f.deciding)) for f in named],
         indicator=first.indicator,
         summary=fitting(*first.summaries),
         detail=detail(

@@ -60,6 +60,7 @@ class Finding:
     rule_id    as printed: `PGX-010`, `QT-01`; `rule` has its citation and address
     summaries  the same sentence, longest first
     sentences  for the detail, most important first; record text in them is escaped already
+    deciding   the deciding facts in bands; a row of the gene table needs none, its id has the phenotype in it
     """
 
     rule_id: str
@@ -72,6 +73,7 @@ class Finding:
     suggestions: tuple[Suggestion, ...] = ()
     unknown: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
+    deciding: tuple[str, ...] = ()
 
 
 def ordered_drugs(case: Case) -> tuple[Ordered, ...]:

@@ -60,6 +60,7 @@ def kidney_finding(case: Case, drug: Ordered, states: Mapping[str, GeneState]) -
         ),
         _suggestions(case, drug, [replacement(case, drug, o, recommended=False) for o in offered], nsaid=nsaid),
         (*offer_unknowns(offered), *not_asked(case, "meds", "allergies", "conditions")),
+        deciding=(f"injury stage {harm.aki.stage}",),
     )
 
 

@@ -20,7 +20,7 @@ from cds_service.advice.prescribing import (
     replacement,
     source_words,
 )
-from cds_service.advice.writing import Fact, as_printed, day, rule_on, shown, span, taken
+from cds_service.advice.writing import Fact, as_printed, band, day, rule_on, shown, span, taken
 from cds_service.cards import Action, Indicator, Suggestion
 from cds_service.manifest import Rule
 from fhir_mappers.codes import LOINC, RXNORM, find_drugs
@@ -130,6 +130,7 @@ class _Wording:
             (f"Without a QTc the Tisdale score is {state.tisdale}, {grade} risk: {self._items()}.",),
             () if pending else (self._ecg(),),
             ("QTc", *self._unknown()),
+            deciding=("no QTc", grade),
         )
 
     def _finding(self, name: str, tier: Indicator, head: str, facts: tuple[Fact, ...], say: tuple[str, ...]) -> Finding:
@@ -155,6 +156,10 @@ class _Wording:
             ),
             self._suggestions(name),
             self._unknown(),
+            deciding=(
+                f"QTc {band(qtc.value, 450, 481, 501, 550)}" if (qtc := self.state.qtc.lab) is not None else "",
+                grade,
+            ),
         )
 
     def _items(self) -> str:

@@ -175,6 +175,15 @@ def span(length: timedelta) -> str:
     return f"{total} h" if total < 48 else f"{total // 24} d"
 
 
+def band(value: float, *limits: float) -> str:
+    """Which part of a scale a value lies in, for a card's `deciding`: 22 with 15, 30, 45 is `15 to 30`."""
+    below = [limit for limit in limits if limit <= value]
+    above = [limit for limit in limits if limit > value]
+    if not below or not above:
+        return f"under {above[0]:g}" if above else f"from {below[-1]:g}"
+    return f"{below[-1]:g} to {above[0]:g}"
+
+
 def probability(value: float) -> str:
     """Two decimals, never a flat 0 or 1: no model is certain."""
     return f"{min(0.99, max(0.01, value)):.2f}"
