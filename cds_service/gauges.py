@@ -6,13 +6,17 @@ Nothing here waits for a server or a database longer than `/readyz` itself does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from cds_service.admission import Reason as Shed
 from cds_service.metrics import DESCRIBED, model_labels, tenant_id
 from cds_service.readiness import checks
+from cds_service.thinking import Failure
+from cds_service.trust.jwt import Refusal
+from cds_service.trust.keys import Refresh
 
 if TYPE_CHECKING:
     from cds_service.app import House
@@ -43,14 +47,14 @@ class Gauges:
         yield _family("bulkhead_in_use", {pool: float(busy) for pool, (busy, _) in pools.items()})
         yield _family("bulkhead_limit", {pool: float(size) for pool, (_, size) in pools.items()})
 
-        for name, counted in (
-            ("shed_total", house.admission.shed),
-            ("jwt_refused_total", house.verifier.refused),
-            ("jwks_refresh_total", house.verifier.keys.refreshed),
-            ("model_failures_total", house.means.thinking.failures),
+        for name, kinds, counted in (
+            ("shed_total", get_args(Shed), house.admission.shed),
+            ("jwt_refused_total", get_args(Refusal), house.verifier.refused),
+            ("jwks_refresh_total", get_args(Refresh), house.verifier.keys.refreshed),
+            ("model_failures_total", get_args(Failure), house.means.thinking.failures),
         ):
-            # Copied at once: other threads go on counting.
-            yield _family(name, {(str(what),): float(n) for what, n in dict(counted).items()})
+            # From zero: a series that begins with its first event hides it from `increase`.
+            yield _family(name, {(kind,): float(counted.get(kind, 0)) for kind in kinds})
         yield _family(
             "model_info",
             {

@@ -125,6 +125,11 @@ class Metrics:
         self._feedback = self._make(Counter, "feedback_total")
         self._unmatched = self._make(Counter, "feedback_unmatched_total")
         self._commit = self._make(Histogram, "db_commit_seconds", buckets=OF_A_COMMIT)
+        for service in services.all:
+            # Failures are counted from zero: a series that begins with its first event hides it from `increase`.
+            self._missed.labels(service.id)
+            for hook in service.hooks:
+                self._requests.labels(service.id, hook, "5xx", "error")
 
     def _make(self, kind: Callable[..., Made], name: str, **more: Any) -> Made:
         said = next(m for m in DESCRIBED if m.name == name)
