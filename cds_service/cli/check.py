@@ -39,6 +39,9 @@ def check(today: Annotated[str, typer.Option(help="Judge review dates as of this
     )
     for line in late:
         console.print(f"[yellow]review[/] {line}", highlight=False)
+    for service in services.all:
+        for line in service_notes(service, settings):
+            console.print(f"[yellow]note[/]   {service.id}: {line}", highlight=False)
     for line in faults:
         console.print(f"[red]fault[/]  {line}", highlight=False)
     if faults:
@@ -55,11 +58,16 @@ def service_faults(service: Service, settings: Settings) -> Iterator[str]:
     if not folder.is_dir():
         yield f"model {service.model!r} is not under {settings.models}"
         return
-    spec = read_card(folder).spec
-    yield from spec_faults(spec)
-    # A service may name targets of several models it can run on; it needs one of the model it runs on now.
-    if service.targets and not set(service.targets) & set(spec.target_names()):
-        yield f"model {service.model} answers none of its targets ({', '.join(service.targets)})"
+    yield from spec_faults(read_card(folder).spec)
+
+
+def service_notes(service: Service, settings: Settings) -> Iterator[str]:
+    """What is allowed and worth knowing: a service may name targets of several models it can run on."""
+    folder = settings.models / (service.model or "")
+    if not service.targets or service.model is None or not folder.is_dir():
+        return
+    if not set(service.targets) & set(read_card(folder).spec.target_names()):
+        yield f"model {service.model} answers none of its targets ({', '.join(service.targets)}): rules alone speak"
 
 
 def spec_faults(spec: InputSpec) -> Iterator[str]:
