@@ -7,15 +7,19 @@ import json
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import requests
 from contexts import call
 from findings import MORNING, Ward, service
+from served import served
 
 from cds_service.state.errors import StateUnavailable
 from cds_service.state.records import AnswerRecord
@@ -150,6 +154,34 @@ def test_while_the_database_takes_nothing_answers_keep_their_budget_and_their_tr
     while w.state.health().outbox and time.monotonic() < until:
         time.sleep(0.1)
     assert len(rows(w)) == 3
+
+
+def test_every_answer_that_left_is_in_the_audit_after_kill_9(plugin: Path, tmp_path: Path) -> None:
+    answered: set[str] = set()
+    silent = {"hooks": ["patient-view"], "advice": "other", "evidence": {}}
+    for turn in range(2):
+        with served(tmp_path / f"run{turn}", {"one": silent}, state_dir=str(tmp_path / "state")) as running:
+
+            def ask(url: str = running.url) -> list[str]:
+                got: list[str] = []
+                with contextlib.suppress(requests.RequestException):
+                    while True:
+                        body = call("patient-view", hookInstance=str(uuid.uuid4()))
+                        if requests.post(f"{url}/cds-services/one", json=body, timeout=20).status_code == 200:
+                            got.append(body["hookInstance"])
+                return got
+
+            with ThreadPoolExecutor(4) as pool:
+                lanes = [pool.submit(ask) for _ in range(4)]
+                time.sleep(1.0)
+                running.process.kill()
+                answered.update(*(lane.result() for lane in lanes))
+    with Store.open(f"sqlite:///{tmp_path / 'state' / 'state.sqlite'}", outbox_bytes=1 << 20) as store:
+        store.replay_outbox()
+        audited = {orjson.loads(line)["hook_instance"] for line in store.export_audit()}
+        assert store.verify_audit().ok
+    assert len(answered) > 20
+    assert answered <= audited
 
 
 def test_without_room_for_a_trace_there_is_no_advice(ward: Make) -> None:

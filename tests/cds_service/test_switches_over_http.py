@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,16 @@ from typing import Any
 
 import orjson
 import pytest
+import requests
+from contexts import call
 from findings import Ward, service
+from served import served
 from typer.testing import CliRunner
 
 from cds_service.cli.errors import CommandError
 from cds_service.cli.main import assemble
 from cds_service.manifest import Rule, Service
+from cds_service.state.store import Store
 from cds_service.state.switches import Switches
 from cds_service.switched import in_force
 
@@ -165,6 +170,28 @@ def test_a_switch_by_command_holds_in_the_running_service_within_a_second(ward: 
     told = shell("switches", "--history")
     assert told.count("the analyser was changed") == 3
     assert w.state.verify_audit().ok
+
+
+def test_a_switch_is_obeyed_by_every_process_within_a_second(plugin: Path, tmp_path: Path) -> None:
+    manifest = {"hooks": ["patient-view"], "advice": "other", "evidence": {}}
+    shared = {"state_dir": str(tmp_path / "state")}
+    with contextlib.ExitStack() as running:
+        urls = [
+            running.enter_context(served(tmp_path / name, {"one": manifest}, **shared)).url
+            for name in ("first", "second")
+        ]
+        store = running.enter_context(Store.open(f"sqlite:///{tmp_path / 'state' / 'state.sqlite'}", outbox_bytes=0))
+
+        def cards() -> list[int]:
+            post = [requests.post(f"{url}/cds-services/one", json=call("patient-view"), timeout=20) for url in urls]
+            return [len(response.json()["cards"]) for response in post]
+
+        assert cards() == [1, 1]
+        for state, expected in (("off", [0, 0]), ("on", [1, 1]), ("off", [0, 0])):
+            store.switch("service", "one", state, **WHO)
+            time.sleep(1.0)
+            assert cards() == expected
+        assert store.verify_audit().ok
 
 
 def test_a_threshold_by_command_adds_to_those_set_before(ward: Make, shell: Shell) -> None:
