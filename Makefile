@@ -12,7 +12,7 @@ PORT ?= 8080
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get
 
-.PHONY: demo test pictures lint types unit install install-test debian-packages node-packages clean
+.PHONY: demo test pictures lint types unit sbom audit install install-test debian-packages node-packages clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/pip:
@@ -57,6 +57,24 @@ unit: install-test debian-packages node-packages
 	$(BIN)/python tests/coverage_floor.py $(VENV)/coverage.json
 
 test: lint types unit
+
+TOOLS := build/tools
+$(TOOLS)/.installed: Makefile
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install -q --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+sbom: install-test $(TOOLS)/.installed
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --of JSON -o build/environment.json
+	$(BIN)/python tests/supply_chain.py sbom build/environment.json > build/sbom.json
+	@echo "build/sbom.json: CycloneDX of the packages and models of this release"
+
+# pip-audit ends well too where it could ask nobody; the verdict tells the two apart.
+audit: install-test $(TOOLS)/.installed
+	$(BIN)/python tests/supply_chain.py pins > build/pins.txt
+	@rm -f build/audit.json
+	-@$(TOOLS)/bin/pip-audit --no-deps --disable-pip -r build/pins.txt --progress-spinner off -f json -o build/audit.json 2>build/audit.log
+	@$(BIN)/python tests/supply_chain.py verdict build/audit.json
 
 # Every page as a picture, for README and docs. Look at each before it is committed.
 pictures: install-test debian-packages
