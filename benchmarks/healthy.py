@@ -32,7 +32,7 @@ import requests
 import yaml
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
-from load import Plan, finish, quantile, start
+from load import HOOK_INSTANCE, Plan, finish, quantile, start
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -124,7 +124,12 @@ def call(ehr: str, service: dict[str, Any], patient: str, *, prefetch: bool) -> 
     """One hook call of the demo EHR for a patient; None where the patient has no such order."""
     session = requests.Session()
     chart = session.get(f"{ehr}/demo/patients/{patient}/order-entry", timeout=60).json()
-    context: dict[str, Any] = {"userId": USER, "patientId": patient, "encounterId": chart.get("encounterId")}
+    # A user of their own for each call: calls of one user for one patient are one event, and wait for each other.
+    context: dict[str, Any] = {
+        "userId": f"{USER}-{HOOK_INSTANCE}",
+        "patientId": patient,
+        "encounterId": chart.get("encounterId"),
+    }
     if service["hook"].startswith("order-"):
         if not chart.get("scenario"):
             return None
@@ -137,7 +142,7 @@ def call(ehr: str, service: dict[str, Any], patient: str, *, prefetch: bool) -> 
         context["selections"] = [f"{d['resourceType']}/{d['id']}" for d in drafts]
     body: dict[str, Any] = {
         "hook": service["hook"],
-        "hookInstance": str(uuid.uuid4()),
+        "hookInstance": HOOK_INSTANCE,
         "fhirServer": f"{ehr}/demo/fhir",
         "context": context,
     }

@@ -11,17 +11,20 @@ import json
 import subprocess
 import sys
 import time
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+HOOK_INSTANCE = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True)
 class Plan:
     """url         the service's own address
     path        where every call goes
-    bodies      taken in turn
+    bodies      taken in turn; HOOK_INSTANCE in them becomes a new one in each call
     callers     connections, each with one call under way
     seconds     how long; the last calls may take longer
     tokens      bearer tokens, each used once, and the end when they are; without any, none is sent
@@ -59,7 +62,7 @@ class _Caller:
     async def run(self, until: float, first: int) -> list[Sample]:
         number = first
         while time.perf_counter() < until:
-            body = self.plan.bodies[number % len(self.plan.bodies)].encode()
+            body = self.plan.bodies[number % len(self.plan.bodies)].replace(HOOK_INSTANCE, str(uuid.uuid4())).encode()
             number += self.plan.callers
             token = next(self.tokens, None)
             if self.plan.tokens and token is None:

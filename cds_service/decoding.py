@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 PIXELS_AT_ONCE = 80_000_000
 """Of all calls together, from before decoding until a call ends: each costs up to 6 bytes here."""
 
+AFTERWARDS_S = 10e-9
+"""For each pixel, kept back from decoding: the grey scale is still to come, and takes a third of this when idle."""
+
 Outcome = Literal["decoded", "refused", "crashed", "late", "busy"]
 
 
@@ -149,12 +152,13 @@ class Decoders:
                 if grid is None:
                     kept.append(file)  # the reader refuses it by name, without touching its pixels
                     continue
-                if not self._take_room(grid.count, deadline):
+                by = deadline.leaving(grid.count * AFTERWARDS_S)
+                if not self._take_room(grid.count, by):
                     self.counts["busy"] += 1
                     missing.append(Shortfall("films", "no-time"))
                     continue
                 taken += grid.count
-                decoded = file if file.transfer_syntax in UNCOMPRESSED else self._decode(file, grid, deadline)
+                decoded = file if file.transfer_syntax in UNCOMPRESSED else self._decode(file, grid, by)
                 if decoded is None:
                     missing.append(Shortfall("films", "no-time"))
                 else:

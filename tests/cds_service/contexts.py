@@ -5,6 +5,7 @@ Source: HL7/cds-hooks-library, the table of each hook's page.
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 SUBJECT = {"reference": "Patient/p1"}
@@ -91,6 +92,13 @@ DRAFTS: dict[str, tuple[str, ...]] = {
     "problem-list-item-create": ("Condition",),
     "allergyintolerance-create": ("AllergyIntolerance",),
 }
+
+
+def own_event(hook: str, /, user: str = "", **members: Any) -> dict[str, Any]:
+    """A valid call by a user who makes no other: calls of one user for one patient and hook are one event."""
+    user = user or str(uuid.uuid4())
+    context = {**CONTEXTS[hook], "userId": f"Practitioner/{user}"}
+    return call(hook, **{"hookInstance": user, "context": context, **members})
 
 
 def call(hook: str, /, **members: Any) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
-from contexts import call
+from contexts import own_event
 from moody import Mood, Moody, reply
 from patient_p1 import PATIENT
 from reading import bundle, observation
@@ -27,9 +28,12 @@ class House:
     fhir: Moody
     mood: Mood
 
+    def body(self) -> dict[str, Any]:
+        return own_event("patient-view", fhirServer=self.fhir.base)
+
     def ask(self, body: bytes | None = None) -> tuple[requests.Response, float]:
         """One call, which reads laboratory results from the FHIR server unless a body is given."""
-        sent = body if body is not None else json.dumps(call("patient-view", fhirServer=self.fhir.base)).encode()
+        sent = body if body is not None else json.dumps(self.body()).encode()
         began = time.monotonic()
         answer = requests.post(
             f"{self.served.url}/cds-services/probe",

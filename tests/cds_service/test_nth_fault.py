@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contexts import call
+from contexts import own_event
 from moody import Mood, Moody, Seen, drip_body, garble, half, hang, reply, reset
 from patient_p1 import RECORD, SERVICE, ehr, service_of
 from reading import NOON
@@ -66,7 +66,7 @@ class House:
 
     def ask(self) -> Any:
         return self.app.test_client().post(
-            "/cds-services/chest-review", json=call("patient-view", fhirServer=self.base)
+            "/cds-services/chest-review", json=own_event("patient-view", fhirServer=self.base)
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import requests
-from contexts import call
+from contexts import own_event
 from moody import Moody, hang, later, reply
 from patient_p1 import PATIENT
 from reading import always, bundle, observation
@@ -22,7 +22,7 @@ from served import Served, served
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from load import Plan, Sample, finish, quantile, start
+from load import HOOK_INSTANCE, Plan, Sample, finish, quantile, start
 
 BUDGET_S = 0.5
 ROUNDS = 4
@@ -33,7 +33,11 @@ MANIFEST: dict[str, Any] = {
     "evidence": {"patient": {"read": "Patient/{{context.patientId}}"}, "labs": LABS},
     "budget_ms": {"patient-view": int(BUDGET_S * 1000)},
 }
-SENT = call("patient-view", prefetch={"patient": PATIENT, "labs": bundle(*(observation(n) for n in range(40)))})
+SENT = own_event(
+    "patient-view",
+    HOOK_INSTANCE,
+    prefetch={"patient": PATIENT, "labs": bundle(*(observation(n) for n in range(40)))},
+)
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def test_health_and_feedback_are_answered_while_all_threads_hang(plugin: Path, t
         client = {"name": "h", "fhir": [{"base": server.base}]}
         manifest = {**MANIFEST, "budget_ms": {"patient-view": 3000}}
         with served(tmp_path, {"probe": manifest}, [client], threads=2) as house:
-            body = call("patient-view", fhirServer=server.base)
+            body = own_event("patient-view", HOOK_INSTANCE, fhirServer=server.base)
             load_ = load(house, 4, 1.5, body)
             time.sleep(0.5)
             took = []
@@ -170,7 +174,7 @@ def test_a_tenant_whose_fhir_server_hangs_leaves_the_other_its_pace(
     with Moody(always(hang)) as a, Moody(healthy) as b:
         clients = [{"name": n, "tenant": n, "fhir": [{"base": s.base}]} for n, s in (("a", a), ("b", b))]
         with served(tmp_path, {"probe": MANIFEST}, clients, threads=32, client_points_per_s=100_000) as house:
-            hanging, normal = (call("patient-view", fhirServer=s.base) for s in (a, b))
+            hanging, normal = (own_event("patient-view", HOOK_INSTANCE, fhirServer=s.base) for s in (a, b))
             finish(load(house, 4, 1.0, normal))
             moved = []
             for n in range(ROUNDS):
@@ -200,22 +204,24 @@ def test_before_a_breaker_opens_a_tenant_holds_at_most_half_of_the_threads(plugi
     """All 12 calls at once, before eight of them can have failed: A holds 4 of 8 threads, B is answered."""
     with Moody(always(hang)) as a, Moody(always(reply(bundle(observation(1))))) as b:
         clients = [{"name": n, "tenant": n, "fhir": [{"base": s.base}]} for n, s in (("a", a), ("b", b))]
-        manifest = {**MANIFEST, "evidence": {"labs": LABS}, "budget_ms": {"patient-view": 2000}}
+        manifest = {**MANIFEST, "evidence": {"labs": LABS}, "budget_ms": {"patient-view": 5000}}
         with served(tmp_path, {"probe": manifest}, clients, threads=8) as house:
             url = f"{house.url}/cds-services/probe"
             found: list[int] = []
 
             def hold() -> None:
-                found.append(requests.post(url, json=call("patient-view", fhirServer=a.base), timeout=9).status_code)
+                body = own_event("patient-view", fhirServer=a.base)
+                found.append(requests.post(url, json=body, timeout=30).status_code)
 
             threads = [threading.Thread(target=hold) for _ in range(12)]
             for thread in threads:
                 thread.start()
-            time.sleep(0.4)
-            began = time.monotonic()
-            other = requests.post(url, json=call("patient-view", fhirServer=b.base), timeout=9)
+            until = time.monotonic() + 4
+            while found.count(429) < 8 and time.monotonic() < until:
+                time.sleep(0.01)
+            other = requests.post(url, json=own_event("patient-view", fhirServer=b.base), timeout=30)
             assert other.status_code == 200
-            assert time.monotonic() - began < 0.5
+            assert Counter(found) == {429: 8}, "four of A's calls still hang while B is answered"
             for thread in threads:
                 thread.join()
             assert Counter(found) == {200: 4, 429: 8}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contexts import call
+from contexts import own_event
 from moody import (
     Mood,
     Moody,
@@ -101,7 +101,7 @@ def ask(plugin: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             settings = Settings(jwt="off", state_dir=tmp_path / "state")
             apps.append(create_app(settings, services=SERVICES, clients=clients, clock=lambda: NOON))
         began = time.monotonic()
-        body = call("patient-view", fhirServer=server.base)
+        body = own_event("patient-view", fhirServer=server.base)
         answer = apps[0].test_client().post(f"/cds-services/{service}", json=body)
         return answer, time.monotonic() - began
 

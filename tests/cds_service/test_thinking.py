@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contexts import call
+from contexts import own_event
 from reading import NOON, bundle, call_of
 from small_model import SteppedModel, WholeModel
 
@@ -199,16 +199,17 @@ def test_a_broken_model_costs_the_estimate_is_counted_and_the_next_call_is_fine(
 ) -> None:
     app, model = house
     client = app.test_client()
-    body = call("patient-view", prefetch={"labs": bundle(CREATININE)})
     model.fault = fault
-    answer = client.post("/cds-services/thinks", json=body)
+    answer = client.post("/cds-services/thinks", json=own_event("patient-view", prefetch={"labs": bundle(CREATININE)}))
     (card,) = answer.get_json()["cards"]
     assert (answer.status_code, card["summary"]) == (200, "no estimate")
     assert card["detail"] == "Not known: model estimate (the model failed)"
     assert not {"nan", "inf"} & set(json.dumps(card).lower().split())
     assert app.extensions["ordersight"].means.thinking.failures == {kind: 1}
     model.fault = None
-    (card,) = client.post("/cds-services/thinks", json=body).get_json()["cards"]
+    (card,) = client.post(
+        "/cds-services/thinks", json=own_event("patient-view", prefetch={"labs": bundle(CREATININE)})
+    ).get_json()["cards"]
     assert card["summary"] == f"{FUSED}, moved by 1"
     assert client.get("/readyz").status_code == 200
 
@@ -218,13 +219,17 @@ def test_three_failures_in_a_row_make_it_unready_and_one_good_answer_ready_again
 ) -> None:
     app, model = house
     client = app.test_client()
-    body = call("patient-view", prefetch={"labs": bundle(CREATININE)})
     model.fault = RuntimeError("o1 2.0 mg/dL")
     for ready in (200, 200, 503):
-        assert client.post("/cds-services/thinks", json=body).status_code == 200
+        assert (
+            client.post(
+                "/cds-services/thinks", json=own_event("patient-view", prefetch={"labs": bundle(CREATININE)})
+            ).status_code
+            == 200
+        )
         assert client.get("/readyz").status_code == ready
     assert client.get("/readyz").get_json()["checks"]["models_well"]["ok"] is False
     assert client.get("/healthz").status_code == 200
     model.fault = None
-    client.post("/cds-services/thinks", json=body)
+    client.post("/cds-services/thinks", json=own_event("patient-view", prefetch={"labs": bundle(CREATININE)}))
     assert client.get("/readyz").status_code == 200
