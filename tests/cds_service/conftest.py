@@ -21,7 +21,8 @@ from cds_service.settings import Settings
 from cds_service.trust.clients import Clients
 
 ENTRY_POINTS = "[cds_service.advice]\n" + "".join(
-    f"{name} = advices:{name}\n" for name in ("probe", "other", "silent", "broken", "slow", "thoughts", "films", "finding")
+    f"{name} = advices:{name}\n"
+    for name in ("probe", "other", "silent", "broken", "slow", "thoughts", "films", "finding")
 )
 MANIFEST = """
 id: {id}
