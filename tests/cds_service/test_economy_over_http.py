@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contrast import METFORMIN, chart, creatinine
 from findings import Ward, service
+from typer.testing import CliRunner
+from vignettes import imaging_order
+from vignettes import service as shipped
+
+from cds_service.cli.main import assemble
 
 WARNING = service("one", A_01="warning")
 INFO = service("two", B_01="info")
@@ -228,3 +235,50 @@ def test_silence_outlives_a_restart(ward: Make) -> None:
     first.answer("one", card, accepted=True)
     first.close()
     assert ward().cards("one") == []
+
+
+def test_the_report_of_the_command_line_shows_what_was_held_back(ward: Make, tmp_path: Path) -> None:
+    w = ward(*(service(f"s{n}", 0.3, X_01="info") for n in range(3)), WARNING)
+    for order in ("d1", "d2"):
+        w.cards("one", order=order)
+        w.wait(minutes=1)
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(lambda n: len(w.cards(f"s{n}", "patient-view")), range(3))) == 2
+    env = {"ORDERSIGHT_STATE_DIR": str(tmp_path / "state"), "COLUMNS": "250"}
+    words = ["feedback", "report", "--days", "3650"]
+    told = CliRunner().invoke(assemble(words), words, env=env)
+    assert told.exit_code == 0, told.output
+    assert "shown 1" in told.output
+    assert "two per event 1" in told.output
+    assert "1 warning and critical cards; 2 calls at signing, 50.0 in 100" in told.output
+
+
+# The real rules ----------------------------------------------------------------------------------
+
+
+def test_a_kidney_card_of_select_is_the_card_of_sign_and_a_worse_kidney_is_another(ward: Make) -> None:
+    """imaging-safety as it ships: eGFR 26, the repeat at 25 is the same category, 11 is the next (KDIGO G5)."""
+    w = ward(shipped("imaging-safety"))
+
+    def ask(mg_dl: float, hook: str = "order-sign", order: str = "d1") -> list[dict[str, Any]]:
+        w.wait(minutes=2)
+        kidney = (creatinine("o1", mg_dl, "2026-03-02T06:10:00Z"), creatinine("o2", mg_dl, "2026-02-28T06:00:00Z"))
+        drafts = (imaging_order(order, "24628-0", "CT chest with IV contrast"),)
+        body = json.loads(chart(*kidney, METFORMIN, drafts=drafts, hook=hook).body("imaging-safety"))
+        body["hookInstance"] = str(uuid.uuid4())
+        cards: list[dict[str, Any]] = (
+            w.app.test_client().post("/cds-services/imaging-safety", json=body).get_json()["cards"]
+        )
+        return cards
+
+    (select,) = ask(2.6, "order-select")
+    (sign,) = ask(2.7)
+    assert sign["uuid"] == select["uuid"]
+    assert "2.7 mg/dL" in sign["detail"]
+    assert [s["uuid"] for s in sign["suggestions"]] == [s["uuid"] for s in select["suggestions"]]
+    w.answer("imaging-safety", sign, "risk-benefit-ratio")
+    assert ask(2.6, order="d2") == []
+    (worse,) = ask(5.4, order="d3")
+    assert worse["uuid"] != sign["uuid"]
+    assert report(w, "IS-01").suppressed == {"overridden": 1}
+    assert report(w, "IS-03").shown == 2
