@@ -38,10 +38,10 @@ def watch(app: Flask, house: House) -> None:
     house.tracing = open_tracing(house.settings)
 
     def observe(response: Response) -> Response:
-        if request.endpoint == "feedback":
+        if request.endpoint == "feedback" and request.method == "POST":
             status = response.status_code
             metrics.answered(g.get("service"), "feedback", status, outcome_of(status))
-        elif request.endpoint == "call_service":
+        elif request.endpoint == "call_service" and "stages" in g:  # a preflight is no call
             _call(house, response.status_code)
         return response
 

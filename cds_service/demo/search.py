@@ -29,6 +29,7 @@ TYPES = (
     "Patient",
     "Practitioner",
     "Procedure",
+    "QuestionnaireResponse",
     "ServiceRequest",
 )
 PAGE = 50
@@ -45,6 +46,7 @@ DATES: dict[str, tuple[str, ...]] = {
     "MedicationRequest": ("authoredOn",),
     "Observation": ("effectiveDateTime", "issued"),
     "Procedure": ("performedDateTime",),
+    "QuestionnaireResponse": ("authored",),
     "ServiceRequest": ("authoredOn",),
 }
 DATE_NAMES = {
@@ -52,6 +54,7 @@ DATE_NAMES = {
     "Condition": ("onset-date", "recorded-date"),
     "ImagingStudy": ("started",),
     "MedicationRequest": ("authoredon",),
+    "QuestionnaireResponse": ("authored",),
     "ServiceRequest": ("authored",),
 }
 TOKENS: dict[str, Mapping[str, str]] = {
@@ -68,6 +71,7 @@ INCLUDES = {
     "ImagingStudy:endpoint": "Endpoint",
     "MedicationRequest:medication": "Medication",
     "Encounter:location": "Location",
+    "Observation:specimen": "Specimen",
 }
 CONTROL = frozenset({"_sort", "_count", "_offset", "_format", "_include", "_total", "_summary", "_pretty"})
 

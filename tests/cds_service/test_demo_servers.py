@@ -110,7 +110,7 @@ def test_a_posted_search_is_the_same_search(ehr: str) -> None:
         ("Observation?_include=Observation:subject", 400, "`_include`"),
         ("Patient/nobody", 404, "no such resource"),
         ("Spaceship?patient=demo-oak", 404, "does not hold"),
-        ("Patient/demo-oak/_history/1", 404, "read and search"),
+        ("Patient/demo-oak/_history/2", 404, "read and search"),
         ("", 404, "read and search"),
     ],
 )
