@@ -209,13 +209,6 @@ class Services:
         self.profile = profile
         self.on = tuple(s for s in services if profile == "research_imaging" or not s.device_class)
 
-    def find(self, id_: str, hook: str) -> Service:
-        """Raises UnknownService for an id that is not there, and for a hook the service does not answer."""
-        service = self.named(id_)
-        if hook not in service.hooks:
-            raise UnknownService("this service does not answer this hook", expression="hook")
-        return service
-
     def named(self, id_: str) -> Service:
         for service in self.on:
             if service.id == id_:

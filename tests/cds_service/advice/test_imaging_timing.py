@@ -313,3 +313,13 @@ def test_a_child_s_film_is_repeated_no_more_than_an_adult_s() -> None:
     card = card_of(chart(DONE, who=patient("male", "2016-01-01")))
     assert "NEWS2 is for 16 and over" in text(card)
     assert not card.suggestions[0].is_recommended
+
+
+def test_without_two_films_or_without_an_answer_on_both_nothing_is_said_about_change() -> None:
+    older, one = film(1, "2026-03-09T08:00:00Z")
+    newer, two = film(2, "2026-03-10T09:05:00Z")
+    now = {"finding.effusion": (0.14, 0.08, 0.21)}
+    plain = chart(DONE | {"imagingStudy": [{"reference": "ImagingStudy/study2"}]}, older, newer)
+    for films, before in (((two,), now), ((one, two), {})):
+        given = Chart(plain.resources, plain.drafts, films, model=Answers(now, before, modalities=("imaging",)))
+        assert "Model" not in text(card_of(given))
