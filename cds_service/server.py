@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import socket
 import time
@@ -36,15 +37,30 @@ DISCARDED_BODIES = 10
 """A body up to this many times the limit is read and thrown away, so that its sender gets to hear the 413."""
 
 
+_ANNOUNCED = re.compile(rb"(?mi)^content-length:[ \t]*([0-9]{1,12})[ \t]*\r?$")
+_NO_BODY_YET = re.compile(rb"(?mi)^(?:transfer-encoding|expect)[ \t]*:")
+
+
+def _announced(header: bytes) -> int:
+    """The one length a refused header announces, else 0; the connection is closed after the refusal in any case."""
+    lengths = _ANNOUNCED.findall(header)
+    return int(lengths[0]) if len(lengths) == 1 and not _NO_BODY_YET.search(header) else 0
+
+
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
     _to_discard = 0
+    _refused_length = 0
 
     def __init__(self, adj: object) -> None:
         super().__init__(adj)
         self.first_byte = time.monotonic()
 
     def parse_header(self, header_plus: bytes) -> None:
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except ParsingError:
+            self._refused_length = _announced(header_plus)
+            raise
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             # Two lengths are how a request is smuggled past a front server.
             raise ParsingError("two lengths")
@@ -59,13 +75,15 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
             self.completed = self._to_discard == 0
             return taken
         consumed: int = super().received(data)
+        length = self.content_length if isinstance(self.error, RequestEntityTooLarge) else self._refused_length
         if (
-            isinstance(self.error, RequestEntityTooLarge)
+            self.error is not None
             and not self.expect_continue
             and self.body_bytes_received == 0
-            and self.content_length <= DISCARDED_BODIES * self.adj.max_request_body_size
+            and 0 < length <= DISCARDED_BODIES * self.adj.max_request_body_size
         ):
-            self._to_discard = self.content_length
+            self._to_discard = length
+            self._refused_length = 0
             self.completed = False
         return consumed
 
