@@ -144,6 +144,7 @@ class Assessment:
     model   name@version, e.g. `chest-open@1`; digest is the sha-256 of the weights, hex
     prior   the same targets on the previous film alone where the input held two films, else empty
     unused  evidence that was given and made unseen, with why in words for a card (a film that is no chest film)
+    reading anatomy, places and course of the findings on the newest film; None without such a film or network
     """
 
     model: str
@@ -153,6 +154,74 @@ class Assessment:
     seen: frozenset[str]
     prior: Mapping[str, Estimate] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
+    reading: FilmReading | None = None
+
+
+Structure = Literal["left_lung", "right_lung", "heart"]
+"""What the anatomy network outlines. Left and right are the patient's, as on every card."""
+
+Zone = Literal["right_upper", "right_mid", "right_lower", "left_upper", "left_mid", "left_lower"]
+"""Thirds of a lung's height between its own apex and base, of the patient's side."""
+
+Course = Literal["new", "worse", "stable", "improved", "resolved"]
+"""How a finding stands against the prior film (the five classes of CheXTemporal). Reversing the films turns new into
+resolved and worse into improved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Where the lungs and the heart lie on one film.
+
+    masks     (H, W) bool per structure found plausible, on the square of `ImageSpec.size` the model sees
+    zones     (H, W) bool per zone; empty where the lung of that side was not found
+    ctr       cardiothoracic ratio, greatest heart width over greatest inner thoracic width, about 0.3 to 0.9;
+              None where it cannot be measured
+    ctr_why   why there is no ratio, or why it overstates (an AP or supine film), in words for a card
+    """
+
+    masks: Mapping[Structure, NDArray[np.bool_]]
+    zones: Mapping[Zone, NDArray[np.bool_]]
+    ctr: float | None
+    ctr_why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where on a film one finding's probability comes from.
+
+    heat   (h, w) float32, sums to 1 where anything was found: the evidence map, on a coarse grid over the square
+    zone   the zone with most of the heat, None where the heat lies outside the lungs or is spread evenly
+    share  of the heat that lies in that zone, 0 to 1
+    """
+
+    finding: str
+    heat: NDArray[np.float32]
+    zone: Zone | None
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One finding against the prior film. `probabilities` over the five courses sum to 1; `course` is None where the
+    model abstains. There is no Change without a prior film."""
+
+    finding: str
+    course: Course | None
+    probabilities: Mapping[Course, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FilmReading:
+    """What the imaging networks say of one film beside the probabilities of its `Assessment`.
+
+    places and changes are by finding, e.g. `effusion` of target `finding.effusion`; `changes` is empty without a
+    prior film that is a frontal chest film as well. `digest` is the sha-256 of the anatomy weights, hex.
+    """
+
+    anatomy: Anatomy
+    places: Mapping[str, Place]
+    changes: Mapping[str, Change]
+    digest: str
 
 
 class EngineBusy(RuntimeError):
