@@ -188,7 +188,16 @@ def read_allergy(resource: fhir.Resource, as_of: datetime) -> Iterator[Allergy |
         return
     concepts = drug_concepts(codes) | condition_concepts(codes)
     text = allergy.code.words or next((s.words for s in substances if s.words), "")
-    yield Allergy(concepts, codes, text, _severity(allergy), onset, fhir.source_of(resource))
+    yield Allergy(
+        concepts,
+        codes,
+        text,
+        _severity(allergy),
+        onset,
+        fhir.source_of(resource),
+        reactions=tuple(dict.fromkeys(m.words for r in allergy.reaction for m in r.manifestation if m.words)),
+        intolerance=allergy.type == "intolerance",
+    )
     if not concepts and not knows_drugs(codes):
         yield Gap("unknown-code", "AllergyIntolerance", reference)
 

@@ -150,6 +150,7 @@ class Reaction(Part, frozen=True):
 
 class AllergyIntolerance(Part, frozen=True):
     code: Concept = Concept()
+    type: str | None = None
     clinical_status: Concept | None = None
     verification_status: Concept | None = None
     criticality: str | None = None

@@ -1,4 +1,4 @@
-"""The parts of a record that come from radiology: what an order asks for, studies, films, reports, nodules."""
+"""What radiology knows of a patient: what an order asks for, studies, films, reports, nodules, implants."""
 
 from __future__ import annotations
 
@@ -118,4 +118,21 @@ class Nodule:
     spiculated: bool
     at: datetime
     study_refs: tuple[str, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Implant:
+    """A device in the patient, as a Device resource has it.
+
+    kinds       as condition_groups.csv calls implants: pacemaker, icd_device, cochlear, neurostimulator; may be empty
+    mr          what the label says about magnetic resonance (ASTM F2503)
+    conditions  the record's own note, which is where the conditions of an MR conditional device stand
+    """
+
+    kinds: frozenset[str]
+    codes: tuple[tuple[str, str], ...]
+    text: str
+    mr: Literal["unsafe", "conditional", "safe", "not-documented"]
+    conditions: str
     source: Source

@@ -16,6 +16,7 @@ import msgspec
 
 from fhir_mappers import fhir
 from fhir_mappers.consents import read_consent
+from fhir_mappers.devices import read_device
 from fhir_mappers.events import read_allergy, read_condition, read_medication, read_procedure
 from fhir_mappers.genomics import is_genomic, read_genes, significances, with_significance
 from fhir_mappers.imaging import DicomFrame, decode_film
@@ -31,6 +32,7 @@ from fhir_mappers.record import (
     Gap,
     GeneResult,
     Image,
+    Implant,
     Lab,
     Lesion,
     Nodule,
@@ -47,7 +49,7 @@ from fhir_mappers.tumours import is_tumour, read_genetic_report, read_tumour, sp
 SUPPORTING = frozenset({"Medication", "Endpoint", "Location"})
 """Types that belong to no patient and are read only where a patient's resource refers to them."""
 
-Item = Lab | Coded | Event | Allergy | Order | Study | Report | Nodule | Lesion | GeneResult | Gap
+Item = Lab | Coded | Event | Allergy | Order | Study | Report | Nodule | Implant | Lesion | GeneResult | Gap
 
 
 def read_record(
@@ -99,6 +101,7 @@ def read_record(
         images=newest_first(images, "at"),
         reports=newest_first(_of(Report, items), "at"),
         nodules=newest_first(_of(Nodule, items), "at"),
+        implants=tuple(sorted(_of(Implant, items), key=lambda i: i.source.reference)),
         genes=newest_first(genes, "at"),
         lesions=newest_first(_of(Lesion, items), "at"),
         encounter=encounter,
@@ -231,6 +234,7 @@ READERS: dict[str, Reader] = {
     "AllergyIntolerance": lambda r, _person, as_of, _s: read_allergy(r, as_of),
     "ServiceRequest": lambda r, _person, as_of, _s: read_service_request(r, as_of),
     "ImagingStudy": lambda r, _person, as_of, s: read_study(r, as_of, s),
+    "Device": lambda r, _person, as_of, _s: read_device(r, as_of),
     "Consent": lambda r, _person, as_of, _s: read_consent(r, as_of),
     "DiagnosticReport": _report,
 }

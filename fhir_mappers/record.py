@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
-from fhir_mappers.radiology import Image, ImagingOrder, Instance, Nodule, Report, Study
+from fhir_mappers.radiology import Image, ImagingOrder, Implant, Instance, Nodule, Report, Study
 
 __all__ = [
     "Allergy",
@@ -23,6 +23,7 @@ __all__ = [
     "GeneResult",
     "Image",
     "ImagingOrder",
+    "Implant",
     "Instance",
     "Lab",
     "Lesion",
@@ -145,7 +146,9 @@ class Event:
 class Allergy:
     """An active, not refuted allergy or intolerance.
 
-    severity  severe | moderate | mild | unknown, from reaction severity, manifestation or criticality
+    severity     severe | moderate | mild | unknown, from reaction severity, manifestation or criticality
+    reactions    what happened, in the record's own wording
+    intolerance  recorded as an intolerance (FHIR type), which is no allergy
     """
 
     concepts: frozenset[str]
@@ -154,6 +157,8 @@ class Allergy:
     severity: Literal["severe", "moderate", "mild", "unknown"]
     onset: datetime | None
     source: Source
+    reactions: tuple[str, ...] = ()
+    intolerance: bool = False
 
 
 Answer = bool | float | str | tuple[str, str]
@@ -280,6 +285,7 @@ class PatientRecord:
     images: tuple[Image, ...] = ()
     reports: tuple[Report, ...] = ()
     nodules: tuple[Nodule, ...] = ()
+    implants: tuple[Implant, ...] = ()
     genes: tuple[GeneResult, ...] = ()
     lesions: tuple[Lesion, ...] = ()
     encounter: Encounter | None = None

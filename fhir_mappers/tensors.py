@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from fhir_mappers.record import Event, GeneResult, Image, Lab, PatientRecord
+from fhir_mappers.square import Placement
 from models.contract import FusionInput, InputSpec, LabFeature, Signal, empty_signal
 
 SCALED_LIMIT = 6.0
@@ -156,14 +157,12 @@ def film_tensor(film: Image, size: int) -> NDArray[np.float32]:
     12 bits, windowed or not, gives the same tensor.
     """
     pixels = np.asarray(film.pixels, np.float32)
-    height, width = pixels.shape
-    scale = size / max(height, width)
-    new = max(1, round(width * scale)), max(1, round(height * scale))
+    at = Placement.of(*pixels.shape, size)
+    new = at.width, at.height
     small = np.asarray(Pillow.fromarray(pixels, mode="F").resize(new, Pillow.Resampling.BILINEAR, reducing_gap=3.0))
     low, high = np.percentile(small, (1.0, 99.0))
     span = float(high - low)
     stretched = np.clip((small - low) / span, 0.0, 1.0) if span > 1e-6 else np.zeros_like(small)
     square = np.zeros((size, size), np.float32)
-    top, left = (size - new[1]) // 2, (size - new[0]) // 2
-    square[top : top + new[1], left : left + new[0]] = stretched
+    square[at.top : at.top + at.height, at.left : at.left + at.width] = stretched
     return square
