@@ -1,4 +1,4 @@
-"""`Transport`: one GET that ends by its deadline, whatever the server does.
+"""`Transport`: one GET, or POST of a form, that ends by its deadline, whatever the server does.
 
 requests bounds one read of a socket, not a call: a server that drips a byte now and then holds a thread for as long
 as it likes. So bodies are read piece by piece against the clock, and whoever waits for a read may end it from
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -54,17 +55,25 @@ class FetchFailed(Exception):
 class Got:
     content_type: str
     body: bytes
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to GET: `below` a base, at most `limit` bytes after decompression, with the token that goes there."""
+    """What to GET: `below` a base, at most `limit` bytes after decompression, with the token that goes there.
+
+    form   is POSTed instead, once: what it holds is mostly good once, and OAuth's errors (400 and 401, RFC 6749 5.2)
+           are answers to it as well
+    basic  user and password of HTTP Basic, in place of a token
+    """
 
     below: str = field(repr=False)
     accept: str
     limit: int
     token: str | None = field(default=None, repr=False)
     gzip: bool = False
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    basic: tuple[str, str] | None = field(default=None, repr=False)
 
 
 class Call:
@@ -199,6 +208,10 @@ class Transport:
         # urllib3 warns with the URL in the text, and ours name patients.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
+    def post(self, call: Call, ask: Ask) -> Got:
+        """POST the form of `ask`, once. Raises FetchFailed."""
+        return self._get(call, ask)
+
     def get(self, call: Call, ask: Ask) -> Got:
         """GET, and once more after a passing fault if a third of the time is left. Raises FetchFailed.
 
@@ -232,11 +245,20 @@ class Transport:
             session = self._thread.session = _new_session(self._ca_bundle)
         _now.call, _now.resolver = call, self._resolver
         try:
-            with session.get(
-                url, headers=headers, stream=True, allow_redirects=False, timeout=call.time_left()
+            with session.request(
+                "GET" if ask.form is None else "POST",
+                url,
+                headers=headers,
+                data=ask.form,
+                auth=ask.basic,
+                stream=True,
+                allow_redirects=False,
+                timeout=call.time_left(),
             ) as response:
-                _check_status(response)
-                return Got(response.headers.get("Content-Type", ""), _read_body(response, call, ask.limit))
+                if ask.form is None or response.status_code not in (400, 401):
+                    _check_status(response)
+                body = _read_body(response, call, ask.limit)
+                return Got(response.headers.get("Content-Type", ""), body, response.status_code)
         except requests.exceptions.Timeout:
             raise FetchFailed("timeout") from None
         except requests.exceptions.SSLError:

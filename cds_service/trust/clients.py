@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from cds_service.trust.origins import Base, read_base, same_base
+from cds_service.trust.registrations import Smart
 
 log = logging.getLogger(__name__)
 
@@ -19,17 +20,19 @@ class ClientsError(ValueError):
     """The clients file is wrong: which entry, what would be right."""
 
 
-class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One FHIR server of a client and the archives beside it.
 
     base           e.g. https://ehr.example.org/fhir/R4; plain http is for a server on this machine only
     dicomweb       DICOMweb roots this client's studies may be read from; the first serves studies that name no endpoint
     allow_private  True where these names lead to private addresses (10.0.0.0/8 and the like), as inside a hospital
+    smart          how we are registered at its authorization server, where we are
     """
 
     base: str
     dicomweb: tuple[str, ...] = ()
     allow_private: bool = False
+    smart: Smart | None = None
 
     def __post_init__(self) -> None:
         self.fhir_base()
