@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from models.contract import (
     MODALITIES,
     SIGNALS,
     Assessment,
+    EncodedFilm,
     Estimate,
     FusionInput,
     Signal,
@@ -32,10 +34,8 @@ FILMS_KEPT = 256
 """Film encodings kept: 9 x 128 numbers each, so about a megabyte in all."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Film:
-    features: NDArray[np.float32]
-    refusal: str | None
+FILM_LAYOUT = "square-1"
+"""How a film becomes the pixels an encoder sees; another name makes every kept encoding void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ class Answerer:
         self.device = device
         self._device = torch.device(device)
         self._model = stored.model.to(self._device).eval()
-        self._kept: OrderedDict[bytes, _Film] = OrderedDict()
+        self._kept: OrderedDict[bytes, EncodedFilm] = OrderedDict()
+        self.encoder = _encoder_digest(self._model.image_encoder(), stored)
+        """`EncodedFilm.encoder` of the films encoded here; empty where the model reads none."""
 
     def check(self, inputs: FusionInput) -> None:
         """Raise ValueError where an input is not laid out by this checkpoint's spec."""
@@ -74,8 +76,29 @@ class Answerer:
             code = signal.code[signal.seen]
             if len(code) and (code.min() < 1 or code.max() > sizes[name]):
                 raise ValueError(f"signal {name} holds a code outside 1 to {sizes[name]}")
+        for slot, film in inputs.films.items():
+            self._check_film(slot, film, len(inputs.signals["imaging"].seen))
         if len(inputs.signals["imaging"].seen) > spec.image.films or len(inputs.signals["context"].seen) != 1:
             raise ValueError(f"at most {spec.image.films} films and exactly one context slot")
+
+    def _check_film(self, slot: int, film: EncodedFilm, slots: int) -> None:
+        encoder = self._model.image_encoder()
+        if not 0 <= slot < slots:
+            raise ValueError(f"an encoded film for slot {slot} of {slots}")
+        if film.encoder != self.encoder:
+            raise ValueError("a film was encoded by another model than this one")
+        if encoder is not None and film.features.shape != (1 + encoder.regions, encoder.width):
+            raise ValueError(f"an encoded film of {film.features.shape}, not {(1 + encoder.regions, encoder.width)}")
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.float32]) -> EncodedFilm:
+        """One film (1, H, W) encoded. Raises ValueError for another shape, or a model that reads no films."""
+        encoder, side = self._model.image_encoder(), self.card.spec.image.size
+        if encoder is None:
+            raise ValueError(f"{self.card.model} reads no films")
+        if pixels.shape != (1, side, side):
+            raise ValueError(f"a film of {pixels.shape}, the spec makes it {(1, side, side)}")
+        return self._film(encoder, pixels, True)
 
     @torch.inference_mode()
     def answer(
@@ -115,7 +138,7 @@ class Answerer:
             if self.card.spec.image.views[int(imaging.code[slot]) - 1] == "LATERAL":
                 refusal = refusal or "it is a lateral view"
                 continue
-            film = self._film(encoder, imaging.values[slot], remember)
+            film = inputs.films.get(int(slot)) or self._film(encoder, imaging.values[slot], remember)
             if film.refusal is None:
                 films.append(film.features)
                 seen[slot] = True
@@ -126,7 +149,7 @@ class Answerer:
         gated = Signal(imaging.code, imaging.values, imaging.age_h, seen)
         return _Patient(FusionInput({**inputs.signals, "imaging": gated}), targets, tuple(films), refusal)
 
-    def _film(self, encoder: ImageEncoder, pixels: NDArray[np.float32], remember: bool) -> _Film:
+    def _film(self, encoder: ImageEncoder, pixels: NDArray[np.float32], remember: bool) -> EncodedFilm:
         key = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
         known = self._kept.get(key)
         if known is not None:
@@ -135,9 +158,11 @@ class Answerer:
         if np.isfinite(pixels).all():
             tensor = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None].to(self._device)
             features = encoder.films(tensor)[0].cpu().numpy()
-            film = _Film(features, self._gate.refusal(pixels, features) if self._gate and remember else None)
+            refusal = self._gate.refusal(pixels, features) if self._gate and remember else None
+            film = EncodedFilm(self.encoder, features, refusal)
         else:
-            film = _Film(np.zeros((1 + encoder.regions, encoder.width), np.float32), "its pixels are not all numbers")
+            nothing = np.zeros((1 + encoder.regions, encoder.width), np.float32)
+            film = EncodedFilm(self.encoder, nothing, "its pixels are not all numbers")
         if remember:
             self._kept[key] = film
             if len(self._kept) > FILMS_KEPT:
@@ -261,6 +286,20 @@ class Answerer:
         return f"No {' or '.join(needed[m] for m in target.modalities)} to go by."
 
 
+def _encoder_digest(encoder: ImageEncoder | None, stored: Stored) -> str:
+    """sha-256 over everything an encoded film depends on: the image encoder, the gate and the layout of a film."""
+    if encoder is None:
+        return ""
+    found = hashlib.sha256(f"{FILM_LAYOUT} {stored.card.spec.image.size}".encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    if stored.gate is not None:
+        found.update(msgspec.json.encode(stored.gate.numbers, order="deterministic"))
+        for name, array in sorted(stored.gate.tensors.items()):
+            found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 def _outside(card: TargetCard, inputs: FusionInput) -> str | None:
     """Why the patient's age keeps the target from answering, if it does. An unknown age is taken for an adult's."""
     context = inputs.signals["context"]
@@ -285,7 +324,7 @@ def _finite(inputs: FusionInput) -> FusionInput:
             finite &= np.isfinite(s.values).all(axis=1)
         if not finite[s.seen].all():
             signals[name] = Signal(s.code, s.values, s.age_h, s.seen & finite)
-    return FusionInput(signals)
+    return FusionInput(signals, films=inputs.films)
 
 
 def _without_pixels(inputs: FusionInput) -> FusionInput:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -104,14 +104,32 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedFilm:
+    """All the networks have to know of one film, made from its pixels once and used in their place ever after.
+
+    encoder   sha-256, hex, of whatever made it: image encoder, gate, imaging networks, and how a film is laid out
+    features  (1 + K, D) float32: the whole film, then its regions
+    refusal   why it is no frontal chest film to judge, in words for a card; None for one that is
+    parts     what the imaging networks found on this film alone, by names of their own, e.g. `mask.left_lung`
+    """
+
+    encoder: str
+    features: NDArray[np.float32]
+    refusal: str | None
+    parts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FusionInput:
     """All signals of one patient or of a batch; every name in `SIGNALS` is present, if only as unseen slots.
 
     `used` names the resource behind each seen slot, in slot order (empty in training and in batches).
+    `films` holds, by imaging slot, the films that come encoded; the pixels of those slots are never looked at.
     """
 
     signals: Mapping[str, Signal]
     used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    films: Mapping[int, EncodedFilm] = field(default_factory=dict)
 
     def present(self) -> frozenset[str]:
         """The modalities with at least one seen slot (of a single patient)."""
@@ -246,6 +264,23 @@ class Assessor(Protocol):
         ...
 
 
+@runtime_checkable
+class FilmEncoder(Protocol):
+    """An engine that can encode a film when it arrives, so that an order need not wait for its pixels."""
+
+    @property
+    def encoder(self) -> str:
+        """`EncodedFilm.encoder` of what it makes and takes; empty for a model that reads no films."""
+        ...
+
+    def encode(self, pixels: NDArray[np.float32], *, timeout: float) -> EncodedFilm:
+        """Encode one film, (1, H, W) grey levels as in `Signal.values`, after every patient who waits.
+
+        Raises `EngineBusy` when the queue is full and `EngineTimeout` when the time ran out.
+        """
+        ...
+
+
 def empty_signal(spec: InputSpec, name: str, slots: int = 1) -> Signal:
     """A signal of `slots` unseen slots, shaped as the spec lays it out."""
     shape: tuple[int, ...]
@@ -289,4 +324,4 @@ def without(inputs: FusionInput, modality: str) -> FusionInput:
     signal = inputs.signals[modality]
     masked = Signal(signal.code, signal.values, signal.age_h, np.zeros_like(signal.seen))
     used = {k: v for k, v in inputs.used.items() if k != modality}
-    return FusionInput({**inputs.signals, modality: masked}, used)
+    return FusionInput({**inputs.signals, modality: masked}, used, inputs.films)

@@ -12,6 +12,7 @@ import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -19,12 +20,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.answers import Answerer
 from models.card import Card, TargetCard
 from models.checkpoint import load_checkpoint
-from models.contract import Assessment, EngineBusy, EngineTimeout, FusionInput, InputSpec, Tier, empty_signal
+from models.contract import (
+    Assessment,
+    EncodedFilm,
+    EngineBusy,
+    EngineTimeout,
+    FusionInput,
+    InputSpec,
+    Tier,
+    empty_signal,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +57,15 @@ class _Waiting:
     answer: Future[Assessment] = field(compare=False)
 
 
+@dataclass(slots=True)
+class _Arrived:
+    """A film to encode ahead of any order."""
+
+    deadline: float
+    pixels: NDArray[np.float32]
+    answer: Future[EncodedFilm]
+
+
 class Engine:
     """Assess patients with one checkpoint. Safe to call from many threads; close it, or use it as a context."""
 
@@ -54,6 +75,7 @@ class Engine:
         self._answerer = answerer
         self._limit, self._micro_batch = queue, micro_batch
         self._waiting: list[_Waiting] = []
+        self._arrived: deque[_Arrived] = deque()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
@@ -106,6 +128,11 @@ class Engine:
         return self._answerer.device
 
     @property
+    def encoder(self) -> str:
+        """`EncodedFilm.encoder` of the films it makes and takes; empty for a model that reads none."""
+        return self._answerer.encoder
+
+    @property
     def tier(self) -> Tier:
         return self.card.tier
 
@@ -145,11 +172,32 @@ class Engine:
             waiting.answer.cancel()
             raise EngineTimeout("the model did not answer in time") from None
 
+    def encode(self, pixels: NDArray[np.float32], *, timeout: float) -> EncodedFilm:
+        """Encode one film (1, H, W) in [0, 1] within `timeout` seconds; patients who wait come first.
+
+        Raises as `assess` does.
+        """
+        arrived = _Arrived(time.monotonic() + timeout, pixels, Future())
+        with self._changed:
+            if self._closing or not self._thread.is_alive():
+                raise EngineClosed("the model engine is not running")
+            if len(self._arrived) >= self._limit:
+                raise EngineBusy(f"{self._limit} films wait already")
+            self._arrived.append(arrived)
+            self._changed.notify()
+        try:
+            return arrived.answer.result(max(0.0, timeout))
+        except FutureTimeout:
+            arrived.answer.cancel()
+            raise EngineTimeout("the film was not encoded in time") from None
+
     def close(self) -> None:
         """Take no more, end the thread; whoever still waits gets EngineClosed."""
         with self._changed:
             self._closing = True
-            left, self._waiting = self._waiting, []
+            left: list[_Waiting | _Arrived] = [*self._waiting, *self._arrived]
+            self._waiting = []
+            self._arrived.clear()
             self._changed.notify_all()
         for waiting in left:
             if waiting.answer.set_running_or_notify_cancel():
@@ -181,13 +229,17 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
+                while not self._waiting and not self._arrived and not self._closing:
                     self._changed.wait()
                 if self._closing:
                     return
                 batch = self._take()
+                # One film at a time, and only when nobody waits: it costs a patient who comes now one encoding.
+                arrived = self._arrived.popleft() if not batch and self._arrived else None
             if batch:
                 self._answer(batch)
+            elif arrived is not None:
+                self._encode(arrived)
 
     def _take(self) -> list[_Waiting]:
         """The most urgent, up to a micro-batch; those whose time is over are left behind."""
@@ -198,6 +250,15 @@ class Engine:
             if waiting.deadline > now and waiting.answer.set_running_or_notify_cancel():
                 batch.append(waiting)
         return batch
+
+    def _encode(self, arrived: _Arrived) -> None:
+        if arrived.deadline <= time.monotonic() or not arrived.answer.set_running_or_notify_cancel():
+            return
+        try:
+            arrived.answer.set_result(self._answerer.encode(arrived.pixels))
+        except Exception as error:  # noqa: BLE001 - the thread must outlive one bad film; its caller gets the error
+            log.error("the model failed on a film: %s", type(error).__name__)
+            arrived.answer.set_exception(error)
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:
