@@ -79,15 +79,22 @@ class ImageEncoder(nn.Module):
         """
         if not len(pixels):
             return pixels.new_zeros((0, 1 + self.regions, self.width))
+        return self.read_out(self.grid(pixels))
+
+    def grid(self, pixels: Tensor) -> Tensor:
+        """Films (N, 1, H, W) -> the feature map (N, C, h, w) that `read_out` turns into tokens."""
         pixels = (pixels - 0.5).contiguous(memory_format=torch.channels_last)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.fast):
             features = self.trunk(pixels)
-        features = features.float()
+        return features.float()
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Feature maps (N, C, h, w) of `grid` -> (N, 1 + regions, D)."""
         whole = self.whole(self.dropout(features.mean(dim=(2, 3))))
         spots = self.project(features)
         keys = spots.flatten(2).transpose(1, 2)
         keys = keys + self.place[:, :, : spots.shape[2], : spots.shape[3]].flatten(2).transpose(1, 2)
-        queries = self.queries.expand(len(pixels), -1, -1)
+        queries = self.queries.expand(len(features), -1, -1)
         everywhere = torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
         regions = self.norm(self.attention(queries, keys, everywhere))
         return torch.cat([whole[:, None], regions], dim=1)
