@@ -207,12 +207,12 @@ def septic(q: Question) -> bool:
 
 def _diuretic(q: Question) -> tuple[Suggestion, ...]:
     """Furosemide as a draft without dose, where nothing speaks against it and none is ordered."""
-    if not judge(q.record, FUROSEMIDE).safe or q.diuretics:
+    offer = judge(q.record, FUROSEMIDE)
+    if not offer.safe or q.diuretics:
         return ()
     action = ordering.medication(
         q.case,
-        FUROSEMIDE,
-        "furosemide",
+        offer,
         "Furosemide IV; dose to be entered",
         "furosemide intravenous, dose to be entered",
         dosageInstruction=[{"text": "intravenous; dose to be entered", "route": {"text": "intravenous"}}],

@@ -6,13 +6,13 @@ says that contrast is forbidden.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
 
 from cds_service.advice import ordering
+from cds_service.advice.contrast_question import REASONS, Question, code_status
 from cds_service.advice.packs import care
-from cds_service.advice.packs.kidney import Kidney
 from cds_service.advice.writing import (
     Fact,
     as_printed,
@@ -22,8 +22,6 @@ from cds_service.advice.writing import (
     detail,
     fitting,
     in_unit_of,
-    missing_evidence,
-    override_reasons,
     rule_line,
     rule_on,
     setting,
@@ -31,12 +29,8 @@ from cds_service.advice.writing import (
     span,
     taken,
 )
-from cds_service.cards import Action, Card, Suggestion, new_uuid
-from cds_service.markdown import escape_markdown
-from fhir_mappers.record import Event, Lab, Order
-
-if TYPE_CHECKING:
-    from cds_service.consult import Case
+from cds_service.cards import Action, Card, Suggestion
+from fhir_mappers.record import Event, Lab
 
 EGFR_LIMIT = 30.0
 """ACR-NKF 2020: prophylaxis is indicated below this, or in acute kidney injury, off dialysis."""
@@ -45,49 +39,8 @@ FDA_RISKS = ("liver_disease", "alcohol", "heart_failure")
 HOLD = timedelta(hours=48)
 FLUID_RISKS = ("heart_failure", "chf", "pulmonary_oedema")
 ANURIA = "R34"
-REASONS = override_reasons(
-    (("emergency", "Emergency, benefit clear"), ("radiologist-agreed", "Radiologist already agreed")),
-    without=("patient-contraindication", "patient-refuses"),
-)
-EVIDENCE = {
-    "meds": "medication list",
-    "conditions": "problem list",
-    "vitals": "vital signs",
-    "encounter": "encounter",
-    "orders": "existing orders",
-    "goals": "goals of care",
-}
-
 Concern = Literal["acute", "low", "changing", "fda"]
 """Acute kidney injury; stable eGFR below 30; below 30 but creatinine still changing; the FDA label's wider hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """The orders that would give this patient iodinated contrast, and the kidney it would meet."""
-
-    case: Case
-    orders: tuple[Order, ...]
-    kidney: Kidney
-    uuid: str = field(default_factory=new_uuid)
-
-    @property
-    def studies(self) -> tuple[Order, ...]:
-        return tuple(o for o in self.orders if o.imaging is not None)
-
-    @property
-    def why(self) -> str:
-        named = [escape_markdown(o.text or "an order without a name", 60) for o in self.orders[:2]]
-        more = len(self.orders) - len(named)
-        return "Ordered with iodinated contrast: " + " and ".join(named) + (f" and {more} more." if more else ".")
-
-    @property
-    def scan_at(self) -> datetime:
-        now = self.case.record.as_of
-        return min((at for o in self.studies if (at := ordering.due(o)) is not None and at >= now), default=now)
-
-    def unasked(self) -> tuple[str, ...]:
-        return missing_evidence(self.case.shortfalls, EVIDENCE)
 
 
 def kidney_card(q: Question) -> Card | None:
@@ -173,13 +126,6 @@ class _Wording:
             return "anuria"
         return "" if care.under(record, 18) is False else "age under 18 or not known"
 
-    @property
-    def alternative(self) -> str:
-        studies = [o.imaging for o in self.q.studies if o.imaging is not None and o.imaging.contrast == "iodinated_iv"]
-        if studies and all(ordering.sibling(s) is not None for s in studies):
-            return "non-contrast CT"
-        return "a lung scan" if any(s.duplicate_group == "ctpa" for s in studies) else ""
-
     def summary(self) -> str:
         egfr = self.q.kidney.egfr
         if egfr is not None:
@@ -189,7 +135,7 @@ class _Wording:
             head = f"Creatinine {self._change()} ({state})"
         if not self.prophylaxis:
             return fitting(f"{head}, on metformin: hold metformin from the scan for 48 h.")
-        fluids, other = not self.against_fluids, self.alternative
+        fluids, other = not self.against_fluids, self.q.alternative
         if self.concern == "low":
             words = "fluids" if self.metformin else "plan fluid prophylaxis"
             plan = " or ".join(filter(None, (words, other))) if fluids else f"{other} is an option" if other else ""
@@ -248,9 +194,7 @@ class _Wording:
             facts.append(Fact("Metformin", value, day(event.start), "Medication list"))
         against = record.active(*FLUID_RISKS)[:1]
         facts += [Fact("Against fluids", e.text or "heart failure", day(e.start), "Problem list") for e in against]
-        if care.not_for_resuscitation(record):
-            facts.append(Fact("Code status", "do not resuscitate", "", "Goals of care"))
-        return facts
+        return [*facts, *code_status(record)]
 
     def _age(self) -> str:
         ages = self.q.case.record.age_years()
@@ -287,7 +231,7 @@ class _Wording:
 def _suggestions(w: _Wording, firm: bool) -> tuple[Suggestion, ...]:
     """At most three: another study; the metformin hold; fluids and the creatinine after contrast."""
     case = w.q.case
-    found = [_other_study(w)] if w.prophylaxis else []
+    found = [w.q.other_study()] if w.prophylaxis else []
     if w.metformin:
         update = setting(case.service, "update_signed_orders") is True
         why = "Iodinated contrast: held from the scan; restart after 48 h if creatinine is stable"
@@ -297,32 +241,6 @@ def _suggestions(w: _Wording, firm: bool) -> tuple[Suggestion, ...]:
     return tuple(s for s in found if s is not None)
 
 
-def _other_study(w: _Wording) -> Suggestion | None:
-    """Each contrast study changed to the same one without contrast; a lung scan for CT pulmonary angiography."""
-    actions: list[Action] = []
-    names: list[str] = []
-    for order in w.q.studies:
-        study = order.imaging
-        if study is None or study.contrast != "iodinated_iv":
-            continue
-        plain = ordering.sibling(study)
-        if plain is not None:
-            code, name = plain.loinc, f"{plain.modality} {plain.region} without contrast"
-        elif study.duplicate_group == "ctpa":
-            code, name = ordering.LUNG_SCAN, "lung ventilation-perfusion scan"
-        else:
-            continue
-        if ordering.ordered(w.q.case.record.orders, frozenset({code})):
-            continue
-        change = ordering.change_study(order, code, name, w.q.uuid)
-        if change is not None:
-            actions.append(change)
-            names.append(name)
-    if not actions:
-        return None
-    return Suggestion(f"Change to {' and '.join(dict.fromkeys(names))}", tuple(actions))
-
-
 def _fluids_and_recheck(w: _Wording) -> Suggestion | None:
     case, record = w.q.case, w.q.case.record
     after = w.q.scan_at + HOLD
@@ -330,8 +248,10 @@ def _fluids_and_recheck(w: _Wording) -> Suggestion | None:
     labels = []
     running = record.active("fluid") or [o for o in record.orders if "fluid" in o.concepts]
     if w.prophylaxis and w.concern != "changing" and not w.against_fluids and not running:
-        actions.append(ordering.saline(case))
-        labels.append("saline before contrast")
+        saline = ordering.saline(case)
+        if saline is not None:
+            actions.append(saline)
+            labels.append("saline before contrast")
     creatinine = ordering.ordered(record.orders, ordering.CREATININE_CODES)
     if w.concern == "changing":
         if not any(ordering.due(o) is None for o in creatinine):

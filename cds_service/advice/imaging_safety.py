@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cds_service.advice import ordering
-from cds_service.advice.contrast_kidney import REASONS, Question, kidney_card
+from cds_service.advice.contrast_kidney import kidney_card
+from cds_service.advice.contrast_question import REASONS, Question
 from cds_service.advice.gate import closed
 from cds_service.advice.packs import care
 from cds_service.advice.packs.kidney import kidney

@@ -30,6 +30,7 @@ from fhir_mappers.record import Coded, Order
 from fhir_mappers.tumours import GENETIC_REPORTS
 
 MOST_OFFERS = 2
+OPEN_DOSE = "dose to be entered"
 SQUAMOUS = "squamous"
 
 
@@ -111,13 +112,14 @@ def _offers(q: Question, found: Found, replacing: Order | None) -> tuple[Suggest
     offered = []
     for option in found.driver.options:
         codes = [rxcui_of(name) for name in option]
-        if not all(codes) or not all(judge(q.record, code, replacing=replacing).safe for code in codes):
+        judged = [judge(q.record, code, replacing=replacing) for code in codes if code]
+        if not all(codes) or not all(offer.safe for offer in judged):
             continue
         actions = tuple(
             ordering.medication(
-                q.case, code, name, f"{name.capitalize()}; dose to be entered", f"{name}, dose to be entered"
+                q.case, o, f"{o.name.capitalize()}; dose to be entered", f"{o.name}, dose to be entered"
             )
-            for code, name in zip(codes, option, strict=True)
+            for o in judged
         )
         offered.append(Suggestion(f"Add a draft of {' and '.join(option)}", actions))
     return tuple(offered[:MOST_OFFERS])

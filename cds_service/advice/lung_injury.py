@@ -33,7 +33,7 @@ from cds_service.advice.writing import (
 )
 from cds_service.cards import Action, Card, Suggestion
 from cds_service.markdown import plain_text
-from fhir_mappers.codes import LOINC, find_imaging_order
+from fhir_mappers.codes import find_imaging_order
 from fhir_mappers.record import Event, Lab, Order
 from models.contract import Estimate
 
@@ -269,9 +269,9 @@ def _suggestions(
     q: Question, suspects: tuple[Event, ...], held: tuple[Order, ...], picture: Picture
 ) -> tuple[Suggestion, ...]:
     found = []
-    if not _ct_known(q):
-        code = ordering.concept(LOINC, CT_CHEST, "CT chest without contrast")
-        found.append(Suggestion("Order CT chest", (ordering.service_request(q.case, code, priority="urgent"),)))
+    ct = None if _ct_known(q) else ordering.study(q.case, CT_CHEST, "CT chest without contrast", priority="urgent")
+    if ct is not None:
+        found.append(Suggestion("Order CT chest", (ct,)))
     names = " and ".join(dict.fromkeys(ingredient(e) for e in suspects[:2]))
     why = f"Possible drug pneumonitis ({picture.source} {day(picture.at)}): held until CT chest"
     update = setting(q.case.service, "update_signed_orders") is True

@@ -32,7 +32,7 @@ from cds_service.advice.writing import (
 )
 from cds_service.cards import Action, Card, Suggestion, new_uuid
 from cds_service.markdown import escape_markdown
-from fhir_mappers.codes import ICD10_SYSTEMS, LOINC, condition_concepts
+from fhir_mappers.codes import ICD10_SYSTEMS, condition_concepts
 from fhir_mappers.record import Nodule, Order, PatientRecord
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ def overdue_card(case: Case) -> Card | None:
     overdue = due.last < today
     when = f"was due {due.last}" if overdue else f"is due {due.first} to {due.last}"
     at = max(due.first, today)
-    request = ordering.service_request(
-        case, ordering.concept(LOINC, CHEST_CT, "CT chest without contrast"), occurrenceDateTime=at.isoformat()
-    )
+    request = ordering.study(case, CHEST_CT, "CT chest without contrast", occurrenceDateTime=at.isoformat())
+    if request is None:
+        return None
     return card(
         case.service,
         "TM-04",

@@ -1,7 +1,8 @@
 """The FHIR R4 resources behind a suggestion: drafts to create, orders to update, tasks for people.
 
 An update sends the whole resource under the client's own id with only the named fields changed; a created one
-has no id, which the client gives. Nothing here decides whether a suggestion is offered.
+has no id, which the client gives. A drug goes out only with the answer of its safety check, and a study only after
+its own: neither can be written any other way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cds_service.cards import Action
+from cds_service.advice.packs.safe_to_image import against_study
+from cds_service.advice.packs.safe_to_offer import Offer, judge
+from cds_service.cards import Action, CardError
 from fhir_mappers.codes import LOINC, LOINC_SYSTEMS, RXNORM, imaging_orders
 from fhir_mappers.record import Event, ImagingOrder, Order
 
@@ -65,14 +68,31 @@ def creatinine(case: Case, at: datetime | None = None, *, priority: str = "routi
     return service_request(case, concept(LOINC, CREATININE, "Creatinine, serum or plasma"), priority=priority, at=at)
 
 
-def medication(case: Case, rxcui: str, ingredient: str, text: str, said: str, **more: Any) -> Action:
-    """A draft MedicationRequest of one ingredient, without a dose: that is the clinician's."""
+def study(case: Case, loinc: str, text: str, *, priority: str = "routine", **more: Any) -> Action | None:
+    """A draft of an imaging study; None where something speaks against it or it is on order already."""
+    if _not_to_be_offered(case, loinc):
+        return None
+    return service_request(case, concept(LOINC, loinc, text), priority=priority, **more)
+
+
+def _not_to_be_offered(case: Case, loinc: str, replacing: Order | None = None) -> bool:
+    others = [o for o in case.record.orders if o is not replacing]
+    return bool(ordered(others, frozenset({loinc}))) or against_study(case.record, imaging_orders()[loinc]) is not None
+
+
+def medication(case: Case, offer: Offer, text: str, said: str, **more: Any) -> Action:
+    """A draft MedicationRequest of one ingredient, without a dose: that is the clinician's.
+
+    Raises CardError for an offer that failed its safety check.
+    """
+    if not offer.safe:
+        raise CardError(f"{offer.name} failed its safety check and may not be offered")
     resource = {
         "resourceType": "MedicationRequest",
         "status": "draft",
         "intent": "order",
         "medicationCodeableConcept": {
-            "coding": [{"system": RXNORM, "code": rxcui, "display": ingredient}],
+            "coding": [{"system": RXNORM, "code": offer.rxcui, "display": offer.name}],
             "text": text,
         },
         **_of_patient(case),
@@ -81,10 +101,13 @@ def medication(case: Case, rxcui: str, ingredient: str, text: str, said: str, **
     return Action("create", f"Adds a draft order: {said}", resource)
 
 
-def saline(case: Case) -> Action:
-    """Isotonic saline as a draft without dose or rate: those are the clinician's."""
+def saline(case: Case) -> Action | None:
+    """Isotonic saline as a draft without dose or rate: those are the clinician's. None where it may not be offered."""
+    offer = judge(case.record, SODIUM_CHLORIDE)
+    if not offer.safe:
+        return None
     text = "Sodium chloride 0.9 % intravenous, before and after contrast; dose and rate to be entered"
-    return medication(case, SODIUM_CHLORIDE, "sodium chloride", text, "isotonic saline, dose and rate to be entered")
+    return medication(case, offer, text, "isotonic saline, dose and rate to be entered")
 
 
 def sibling(study: ImagingOrder) -> ImagingOrder | None:
@@ -99,12 +122,14 @@ def sibling(study: ImagingOrder) -> ImagingOrder | None:
     )
 
 
-def change_study(order: Order, code: str, name: str, card_uuid: str) -> Action | None:
-    """The draft with another study code and a note, everything else as it is; None where the draft has no id.
+def change_study(case: Case, order: Order, code: str, name: str, card_uuid: str) -> Action | None:
+    """The draft with another study code and a note, everything else as it is.
+
+    None where the draft has no id, or where the other study is on order already or not safe for this patient.
 
     The whole `code` is replaced: a local catalogue code beside the LOINC code would still order the old study.
     """
-    if not order.resource.get("id"):
+    if not order.resource.get("id") or _not_to_be_offered(case, code, order):
         return None
     changed: dict[str, Any] = copy.deepcopy(dict(order.resource))
     changed["code"] = concept(LOINC, code, name)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from cds_service.advice import drafts, ordering
 from cds_service.advice.packs.kidney import kidney
 from cds_service.advice.packs.quality import below
+from cds_service.advice.packs.safe_to_image import contrast_allergies
 from cds_service.advice.packs.wells import YEARS_LIMIT, in_kind
 from cds_service.advice.pe_facts import Suspicion, clear_film, weeks_pregnant
 from cds_service.advice.pe_wording import (
     D_DIMER_CODES,
-    LEG_ULTRASOUND,
     REASONS,
     d_dimer_fact,
     d_dimer_order,
@@ -37,7 +37,6 @@ from cds_service.advice.writing import (
     taken,
 )
 from cds_service.cards import Card, Suggestion, new_uuid
-from fhir_mappers.record import Allergy
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
@@ -96,12 +95,14 @@ def _in_pregnancy(s: Suspicion, *, legs: bool, clear: bool) -> tuple[Suggestion,
     case, removed = s.case, drafts.remove(*s.orders)
     orders = case.record.orders
     found = []
-    if legs and not ordering.ordered(orders, frozenset({LEG_ULTRASOUND})):
-        found.append(Suggestion("Order leg vein ultrasound", (leg_ultrasound_order(case),)))
+    legs_seen = leg_ultrasound_order(case) if legs else None
+    if legs_seen is not None:
+        found.append(Suggestion("Order leg vein ultrasound", (legs_seen,)))
     if not legs and s.ddimer.lab is None and not ordering.ordered(orders, D_DIMER_CODES):
         found.append(Suggestion("Order D-dimer", (d_dimer_order(case),)))
-    if clear and removed and not ordering.ordered(orders, frozenset({ordering.LUNG_SCAN})):
-        found.append(Suggestion("Order a lung scan in place of CTPA", (lung_scan_order(case), *removed)))
+    scan = lung_scan_order(case) if clear and removed else None
+    if scan is not None:
+        found.append(Suggestion("Order a lung scan in place of CTPA", (scan, *removed)))
     if removed:
         found.append(Suggestion(f"Remove the order: {scan_name(s.orders)}", removed))
     return tuple(found)
@@ -122,7 +123,7 @@ def lung_scan_card(s: Suspicion) -> Card | None:
         return None
     words, fact = against
     uuid = new_uuid()
-    change = ordering.change_study(angiogram, ordering.LUNG_SCAN, "Lung ventilation-perfusion scan", uuid)
+    change = ordering.change_study(s.case, angiogram, ordering.LUNG_SCAN, "Lung ventilation-perfusion scan", uuid)
     return card(
         s.case.service,
         "PE-05",
@@ -147,7 +148,7 @@ def lung_scan_card(s: Suspicion) -> Card | None:
 
 def _against_contrast(case: Case) -> tuple[str, Fact] | None:
     """What speaks against contrast, in words for a summary and as a fact."""
-    allergy = next((a for a in case.record.allergies if _severe_contrast_allergy(a)), None)
+    allergy = next((a for a in contrast_allergies(case.record) if a.severity == "severe"), None)
     if allergy is not None:
         name = allergy.text or "iodinated contrast"
         return "Severe contrast allergy", Fact("Allergy, severe", name, day(allergy.onset), "Allergy list")
@@ -157,7 +158,3 @@ def _against_contrast(case: Case) -> tuple[str, Fact] | None:
     words = f"Creatinine {as_printed(state.aki.now)} (acute kidney injury)"
     fact = Fact(f"Creatinine, injury stage {state.aki.stage}", shown(state.aki.now), taken(state.aki.now), "Laboratory")
     return words, fact
-
-
-def _severe_contrast_allergy(allergy: Allergy) -> bool:
-    return bool(allergy.concepts & {"iodinated_contrast", "contrast_allergy"}) and allergy.severity == "severe"

@@ -137,11 +137,9 @@ def d_dimer_order(case: Case) -> Action:
     return ordering.service_request(case, ordering.concept(LOINC, D_DIMER, "D-dimer (FEU)"), priority="urgent")
 
 
-def leg_ultrasound_order(case: Case) -> Action:
-    text = "Ultrasound of the leg veins, both sides"
-    return ordering.service_request(case, ordering.concept(LOINC, LEG_ULTRASOUND, text), priority="urgent")
+def leg_ultrasound_order(case: Case) -> Action | None:
+    return ordering.study(case, LEG_ULTRASOUND, "Ultrasound of the leg veins, both sides", priority="urgent")
 
 
-def lung_scan_order(case: Case) -> Action:
-    text = "Lung ventilation-perfusion scan"
-    return ordering.service_request(case, ordering.concept(LOINC, ordering.LUNG_SCAN, text), priority="urgent")
+def lung_scan_order(case: Case) -> Action | None:
+    return ordering.study(case, ordering.LUNG_SCAN, "Lung ventilation-perfusion scan", priority="urgent")

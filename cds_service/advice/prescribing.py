@@ -116,15 +116,15 @@ def source_words(event: Event) -> str:
 # --- suggestions -----------------------------------------------------------------------------------------------------
 
 
-def new_drug(case: Case, rxcui: str, name: str, *, like: Order | None = None, caution: str = "") -> Action:
-    """A draft order of an ingredient, without a dose: dose and route are the clinician's.
+def new_drug(case: Case, offer: Offer, *, like: Order | None = None) -> Action:
+    """A draft order of an ingredient that passed its safety check, without a dose: that and the route are open.
 
     like  the draft it stands in for: its reason, priority, encounter and requester are kept
     """
-    text = f"{name}, {caution + '; ' if caution else ''}dose and route to be entered"
+    text = f"{offer.name}, {offer.caution + '; ' if offer.caution else ''}dose and route to be entered"
     members = ("priority", "reasonCode", "reasonReference") if like is not None else ()
     kept = {m: copy.deepcopy(like.resource[m]) for m in members if like is not None and m in like.resource}
-    return ordering.medication(case, rxcui, name, text, f"{name}, dose to be entered", **kept)
+    return ordering.medication(case, offer, text, f"{offer.name}, dose to be entered", **kept)
 
 
 def removals(drug: Ordered) -> tuple[Action, ...]:
@@ -142,7 +142,7 @@ def replacement(case: Case, drug: Ordered, offer: Offer, *, recommended: bool) -
     caution = f", {offer.caution}" if offer.caution else ""
     return Suggestion(
         f"Replace {drug.name} with {offer.name}{caution}",
-        (*gone, new_drug(case, offer.rxcui, offer.name, like=drug.first, caution=offer.caution)),
+        (*gone, new_drug(case, offer, like=drug.first)),
         is_recommended=recommended and not offer.unknown and not fell_short(case, *CHECKED_BY),
     )
 

@@ -206,7 +206,7 @@ class _Wording:
             found.append(removal(self.drug))
         if self.electrolytes:
             names = " and ".join(find_drugs(((RXNORM, o.rxcui),))[0].class_id for o in self.electrolytes)
-            actions = tuple(new_drug(self.case, o.rxcui, o.name) for o in self.electrolytes)
+            actions = tuple(new_drug(self.case, o) for o in self.electrolytes)
             found.append(Suggestion(f"Order {names} replacement", actions))
         if not _pending(self.case):
             found.append(self._ecg())

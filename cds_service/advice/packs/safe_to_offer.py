@@ -203,6 +203,9 @@ _WORDS = {
     "resp_failure": "respiratory failure",
     "ild": "interstitial lung disease",
     "drug_lung": "earlier lung disease from a drug",
+    "heart_failure": "heart failure",
+    "chf": "heart failure",
+    "pulmonary_oedema": "pulmonary oedema",
 }
 ONCE_IS_ENOUGH = frozenset({"stroke_tia", "intracranial_bleed", "scar", "rhabdo", "acs", "pci", "mi", "drug_lung"})
 """Groups that speak against a drug for good; the others do so while they are active."""
