@@ -157,7 +157,8 @@ def film_tensor(film: Image, size: int) -> NDArray[np.float32]:
     12 bits, windowed or not, gives the same tensor.
     """
     pixels = np.asarray(film.pixels, np.float32)
-    at = Placement.of(*pixels.shape, size)
+    rows, columns = pixels.shape
+    at = Placement.of(rows, columns, size)
     new = at.width, at.height
     small = np.asarray(Pillow.fromarray(pixels, mode="F").resize(new, Pillow.Resampling.BILINEAR, reducing_gap=3.0))
     low, high = np.percentile(small, (1.0, 99.0))

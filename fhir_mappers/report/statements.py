@@ -15,7 +15,7 @@ from fhir_mappers.report.terms import Certainty, Side, Term, certainty, side_of,
 from models.contract import Assessment, Course, Estimate, FilmReading, Tier, Zone
 
 WIDEST = 0.30
-"""A finding whose interval is wider than this and holds a level of certainty of both kinds (there, not there) is open."""
+"""A finding whose 90 % interval is wider than this and reaches from not there to there is left open."""
 
 
 @dataclass(frozen=True, slots=True)
