@@ -9,6 +9,7 @@ from datetime import datetime
 from fhir_mappers import fhir, r4
 from fhir_mappers.codes import find_imaging_order
 from fhir_mappers.record import Gap, Instance, Report, Study
+from fhir_mappers.report.terms import OWN
 
 FILM_MODALITIES = frozenset({"CR", "DX"})
 FILM_CLASSES = frozenset(
@@ -139,7 +140,9 @@ def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | G
     reference = fhir.reference_of(resource)
     report = fhir.read(resource, r4.DiagnosticReport)
     radiology = any(c.says(*_RADIOLOGY) for c in report.category)
-    if not (radiology or report.imaging_study or find_imaging_order(report.code.codes)):
+    # Our own estimates, written back, are no word of radiology's, until a person has made them final.
+    ours = report.status == "preliminary" and any(system == OWN for c in report.category for system, _ in c.codes)
+    if ours or not (radiology or report.imaging_study or find_imaging_order(report.code.codes)):
         yield Gap("not-read", "DiagnosticReport", reference)
         return
     if report.status in ("registered", "cancelled", "entered-in-error", "unknown", ""):
