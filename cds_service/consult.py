@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cds_service.advice import load_advice
+from cds_service.advice.estimates import with_licence
 from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.decoding import Decoders
@@ -141,7 +142,7 @@ def consult(
         if late:
             missing = (*missing, Shortfall("rules", "no-time"))
         case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
-        cards = [] if late else load_advice(service.advice)(case)
+        cards = [] if late else with_licence(load_advice(service.advice)(case), thought.assessment)
         stages.done("advice")
         stages.missing = missing
         return _settled(Line(service, request, stages, missing, thought.assessment, case), cards, settle)

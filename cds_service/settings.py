@@ -76,6 +76,10 @@ def _origins(text: str) -> tuple[str, ...]:
     return tuple(_origin(part.strip()) for part in text.split(",") if part.strip())
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _base_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
@@ -147,6 +151,9 @@ class Settings:
     )
     ca_bundle: Path | None = _setting(
         _file, "file of certificate authorities to trust instead of the usual ones", None, shown="certifi's"
+    )
+    accepted_licences: tuple[str, ...] = _setting(
+        _names, "licences of gated or research-only backbones that this site accepts, comma-separated", (), shown="none"
     )
     fhir_in_flight: int = _setting(_whole(1, 256), "reads under way at one FHIR server", 16)
     dicomweb_in_flight: int = _setting(_whole(1, 256), "reads under way at one DICOMweb archive", 8)

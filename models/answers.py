@@ -250,6 +250,7 @@ class Answerer:
             seen=frozenset(present),
             prior=before,
             unused=unused,
+            notice=self.card.notice if "imaging" in present else "",
         )
 
     def _estimate(

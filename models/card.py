@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from models.backbones.manifest import Backbone
 from models.calibration import Calibration
 from models.config import Preset, Recipe
 from models.contract import InputSpec, Tier
@@ -91,3 +92,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def model(self) -> str:
         """`chest-open@1`, as an Assessment names it."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def notice(self) -> str:
+        """What a card that rests on a film has to say of the licence of the network that read it."""
+        backbone = self.preset.image.backbone
+        return backbone.licence.notice(backbone.name) if isinstance(backbone, Backbone) else ""

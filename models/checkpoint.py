@@ -19,11 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from models.backbones.manifest import BackboneError
 from models.card import Card, Weights
 from models.fusion import FusionModel
 from models.gates import ImageGate
 
 FORMAT = 1
+BACKBONE = "backbone"
+"""Folder beside both files with the published network that a model reads films with, where it has one."""
 WEIGHTS, CARD = "weights.safetensors", "model.json"
 MAX_BYTES = 1 << 30
 GATE = "gate."
@@ -66,6 +69,9 @@ def save_checkpoint(folder: Path, model: FusionModel, card: Card, gate: ImageGat
     if gate is not None:
         tensors |= {GATE + name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in gate.tensors.items()}
     blob = save(tensors)
+    encoder = model.image_encoder()
+    if encoder is not None and encoder.backbone is not None:
+        encoder.backbone.copy_to(folder / BACKBONE)
     weights = Weights(
         file=WEIGHTS,
         sha256=hashlib.sha256(blob).hexdigest(),
@@ -101,7 +107,13 @@ def load_checkpoint(folder: Path) -> Stored:
     if card.weights.file != WEIGHTS:
         raise CheckpointError(f"{folder / CARD}: weights.file is {card.weights.file!r}; it must be {WEIGHTS}")
     tensors = _read_tensors(folder / WEIGHTS, card.weights.sha256)
-    model = FusionModel(card.spec, card.preset)
+    try:
+        model = FusionModel(card.spec, card.preset)
+        encoder = model.image_encoder()
+        if encoder is not None and encoder.backbone is not None:
+            encoder.backbone.load_weights(folder / BACKBONE)
+    except BackboneError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     _check_shapes(folder / WEIGHTS, model.state_dict(), tensors)
     model.load_state_dict({n: v for n, v in tensors.items() if not n.startswith(GATE)})
     gate = None

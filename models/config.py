@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from models.backbones.manifest import Backbone
 from models.contract import Tier
 
 
@@ -16,11 +17,20 @@ class ConfigError(ValueError):
 
 
 class ImagePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Channels after each halving of the film, and residual blocks at each; `regions` learned region queries."""
+    """Channels after each halving of the film, and residual blocks at each; `regions` learned region queries.
 
-    channels: tuple[int, ...]
-    blocks: tuple[int, ...]
+    backbone  a published network in place of those convolutions: the path of its folder in a preset file, and in a
+              checkpoint's card what it is (its weights lie beside the card)
+    """
+
+    channels: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
     regions: int = 8
+    backbone: str | Backbone | None = None
+
+    def __post_init__(self) -> None:
+        if self.backbone is None and not (self.channels and len(self.channels) == len(self.blocks)):
+            raise ValueError("image needs channels and as many blocks, or a backbone")
 
 
 class LabsPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

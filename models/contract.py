@@ -163,6 +163,7 @@ class Assessment:
     prior   the same targets on the previous film alone where the input held two films, else empty
     unused  evidence that was given and made unseen, with why in words for a card (a film that is no chest film)
     reading anatomy, places and course of the findings on the newest film; None without such a film or network
+    notice  what the licence of the network that read the films asks to be said; empty where it asks nothing
     """
 
     model: str
@@ -173,6 +174,7 @@ class Assessment:
     prior: Mapping[str, Estimate] = field(default_factory=dict)
     unused: Mapping[str, str] = field(default_factory=dict)
     reading: FilmReading | None = None
+    notice: str = ""
 
 
 Structure = Literal["left_lung", "right_lung", "heart"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from models.config import Preset
@@ -53,6 +54,10 @@ class FusionModel(nn.Module):
         width, targets = preset.width, len(spec.targets)
         self.encoders = build_encoders(spec, preset)
         self.signals: tuple[str, ...] = tuple(self.encoders)
+        reader = self.image_encoder()
+        if reader is not None and reader.backbone is not None:
+            # A preset file names a folder; what goes into a card is which network that was.
+            self.preset = replace(preset, image=replace(preset.image, backbone=reader.backbone.backbone))
         allowed = torch.tensor(
             [[name == "context" or name in t.modalities for t in spec.targets] for name in self.signals]
         )

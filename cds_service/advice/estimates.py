@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from cds_service.advice.writing import Fact, missing_evidence, moment, probability, shown, taken
+from cds_service.cards import DETAIL_LIMIT, Card
 from fhir_mappers.record import Image, Lab
 from models.contract import MODALITIES, Assessment, Estimate
 
@@ -112,6 +115,25 @@ def drivers(estimate: Estimate) -> str:
     }
     ordered = sorted(moved.items(), key=lambda item: (-abs(item[1]), item[0]))
     return ", ".join(f"{WORDS.get(m, m)} {points:+d} point{'' if abs(points) == 1 else 's'}" for m, points in ordered)
+
+
+def with_licence(cards: list[Card], assessment: Assessment | None) -> list[Card]:
+    """The cards with what the licence of the film network asks to be said, on each that rests on a film.
+
+    Behind RESEARCH, which is on exactly those; on the source's label where the detail has no room left.
+    """
+    if assessment is None or not assessment.notice:
+        return cards
+    said: list[Card] = []
+    for card in cards:
+        detail = (card.detail or "").replace(RESEARCH, f"{RESEARCH} {assessment.notice}", 1)
+        if detail == (card.detail or ""):
+            said.append(card)
+        elif len(detail) <= DETAIL_LIMIT:
+            said.append(replace(card, detail=detail))
+        else:
+            said.append(replace(card, source=replace(card.source, label=f"{card.source.label}. {assessment.notice}")))
+    return said
 
 
 def model_line(assessment: Assessment, estimate: Estimate) -> str:

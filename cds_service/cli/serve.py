@@ -16,6 +16,7 @@ from cds_service.manifest import Services, load_services
 from cds_service.readiness import warnings
 from cds_service.server import serve as serve_app
 from cds_service.settings import Settings
+from models.backbones.manifest import accept_licences
 from models.serving import Engine
 
 
@@ -44,6 +45,7 @@ def serve(
 
 def load_engines(services: Services, settings: Settings) -> Mapping[str, Engine]:
     """Load and warm the model of every service that has one. Raises CommandError for one that is not there."""
+    accept_licences(settings.accepted_licences)
     engines: dict[str, Engine] = {}
     for name in services.models():
         folder = settings.models / name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from models.config import Preset
+from models.backbones.trunk import BackboneTrunk, load_trunk
+from models.config import ImagePreset, Preset
 from models.contract import InputSpec
 from models.encoders import AgeEncoding, Attention, Encoded, Tokens
 
@@ -43,6 +46,13 @@ def trunk(channels: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def build_trunk(p: ImagePreset) -> nn.Sequential | BackboneTrunk:
+    """The convolutions of a preset, or the backbone it names: loaded from a folder, or bare for a checkpoint's own."""
+    if p.backbone is None:
+        return trunk(p.channels, p.blocks)
+    return load_trunk(Path(p.backbone)) if isinstance(p.backbone, str) else BackboneTrunk(p.backbone)
+
+
 class ImageEncoder(nn.Module):
     """Encode the current film and the one before it.
 
@@ -55,14 +65,17 @@ class ImageEncoder(nn.Module):
         super().__init__()
         width, p = preset.width, preset.image
         self.regions, self.width = p.regions, width
-        self.trunk = trunk(p.channels, p.blocks)
-        side = -(-spec.image.size // 2 ** len(p.channels))
-        self.project = nn.Conv2d(p.channels[-1], width, 1)
+        self.trunk = build_trunk(p)
+        if isinstance(self.trunk, BackboneTrunk):
+            channels, side = self.trunk.channels, self.trunk.grid
+        else:
+            channels, side = p.channels[-1], -(-spec.image.size // 2 ** len(p.channels))
+        self.project = nn.Conv2d(channels, width, 1)
         self.place = nn.Parameter(torch.randn(1, width, side, side) * 0.02)
         self.queries = nn.Parameter(torch.randn(p.regions, width) * 0.2)
         self.attention = Attention(width, 4)
         self.norm = nn.LayerNorm(width)
-        self.whole = nn.Sequential(nn.Linear(p.channels[-1], width), nn.LayerNorm(width))
+        self.whole = nn.Sequential(nn.Linear(channels, width), nn.LayerNorm(width))
         self.dropout = nn.Dropout(preset.dropout)
         self.view = nn.Embedding(len(spec.image.views) + 1, width)
         self.slot = nn.Embedding(spec.image.films, width)
@@ -71,6 +84,11 @@ class ImageEncoder(nn.Module):
         self.age = AgeEncoding(width)
         self.fast = False
         """Run the convolutions in bfloat16: for training speed only."""
+
+    @property
+    def backbone(self) -> BackboneTrunk | None:
+        """The published network that reads the films, None where our own convolutions do."""
+        return self.trunk if isinstance(self.trunk, BackboneTrunk) else None
 
     def films(self, pixels: Tensor) -> Tensor:
         """Encode films (N, 1, H, W) on their own -> (N, 1 + regions, D): the whole film, then its regions.
@@ -83,9 +101,10 @@ class ImageEncoder(nn.Module):
 
     def grid(self, pixels: Tensor) -> Tensor:
         """Films (N, 1, H, W) -> the feature map (N, C, h, w) that `read_out` turns into tokens."""
-        pixels = (pixels - 0.5).contiguous(memory_format=torch.channels_last)
+        if not isinstance(self.trunk, BackboneTrunk):  # a backbone has its own scale
+            pixels = (pixels - 0.5).contiguous(memory_format=torch.channels_last)
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.fast):
-            features = self.trunk(pixels)
+            features: Tensor = self.trunk(pixels)
         return features.float()
 
     def read_out(self, features: Tensor) -> Tensor:
