@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.contract import EncodedFilm
+
 if TYPE_CHECKING:
     from fhir_mappers.record import Source
 
@@ -73,6 +75,8 @@ class Image:
     view        PA | AP | LATERAL | unknown
     spacing_mm  row and column spacing where the header gives one, else None
     at          when it was acquired (study start where the header has no acquisition time)
+    shape       rows and columns of the film, also where its pixels are not at hand
+    encoded     what was made of the film when it arrived; `pixels` is then empty, (0, 0)
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
@@ -83,6 +87,12 @@ class Image:
     source: Source
     modality: str = "DX"
     spacing_mm: tuple[float, float] | None = None
+    shape: tuple[int, int] = (0, 0)
+    encoded: EncodedFilm | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.shape == (0, 0):
+            object.__setattr__(self, "shape", self.pixels.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,11 @@ def read_record(
     as_of: datetime,
     patient_id: str,
     drafts: Iterable[fhir.Resource] = (),
+    kept: Iterable[Image] = (),
 ) -> PatientRecord:
     """Read everything known of one patient at `as_of` (timezone-aware).
+
+    `kept` are films of this patient that were encoded when they arrived; one whose pixels came as well is not used.
 
     The order of `resources` means nothing. Of several versions of one resource the highest is read. Every resource
     has to name the patient, or it is left out with a Gap.
@@ -89,6 +92,9 @@ def read_record(
     studies = _of(Study, items)
     images, missed = _images(dicom, studies, patient, person, as_of)
     gaps += missed
+    came = {image.sop_uid for image in images}
+    uids = {study.uid for study in studies}
+    images += [k for k in kept if k.sop_uid not in came and k.study_uid in uids and not fhir.in_future(k.at, as_of)]
     return PatientRecord(
         person=person,
         as_of=as_of,

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from fhir_mappers.record import Event, GeneResult, Image, Lab, PatientRecord
 from fhir_mappers.square import Placement
-from models.contract import FusionInput, InputSpec, LabFeature, Signal, empty_signal
+from models.contract import EncodedFilm, FusionInput, InputSpec, LabFeature, Signal, empty_signal
 
 SCALED_LIMIT = 6.0
 """Scaled laboratory values are clipped to this many standard deviations: an extreme stays extreme, not infinite."""
@@ -28,13 +28,14 @@ def to_fusion_input(record: PatientRecord, spec: InputSpec) -> FusionInput:
     Items the spec has no code for, or that are older than its look-back, are left out; the newest stay when
     there are more than the spec holds. `used` on the result names what went in, slot by slot.
     """
-    imaging, films = _imaging(record, spec)
+    imaging, films, encoded = _imaging(record, spec)
     labs, results = _labs(record, spec)
     history, events = _history(record, spec)
     genomics, genes = _genomics(record, spec)
     return FusionInput(
         {"imaging": imaging, "labs": labs, "history": history, "genomics": genomics, "context": _context(record)},
         {"imaging": films, "labs": results, "history": events, "genomics": genes},
+        encoded,
     )
 
 
@@ -136,18 +137,23 @@ def _context(record: PatientRecord) -> Signal:
     )
 
 
-def _imaging(record: PatientRecord, spec: InputSpec) -> tuple[Signal, tuple[str, ...]]:
+def _imaging(record: PatientRecord, spec: InputSpec) -> tuple[Signal, tuple[str, ...], dict[int, EncodedFilm]]:
     films = record.images[: spec.image.films]  # newest first
     if not films:
-        return empty_signal(spec, "imaging"), ()
+        return empty_signal(spec, "imaging"), (), {}
     views = {v: i for i, v in enumerate(spec.image.views)}
     signal = Signal(
         code=np.array([views.get(f.view, 0) + 1 for f in films], np.int64),
-        values=np.stack([film_tensor(f, spec.image.size)[None] for f in films]),
+        values=np.stack([_square(f, spec.image.size)[None] for f in films]),
         age_h=np.array([_age_h(record.as_of, f.at) for f in films], np.float32),
         seen=np.ones(len(films), np.bool_),
     )
-    return signal, tuple(f.sop_uid for f in films)
+    encoded = {slot: f.encoded for slot, f in enumerate(films) if f.encoded is not None}
+    return signal, tuple(f.sop_uid for f in films), encoded
+
+
+def _square(film: Image, size: int) -> NDArray[np.float32]:
+    return film_tensor(film, size) if film.encoded is None else np.zeros((size, size), np.float32)
 
 
 def film_tensor(film: Image, size: int) -> NDArray[np.float32]:
