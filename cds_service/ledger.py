@@ -43,7 +43,7 @@ from cds_service.state.records import (
 )
 from cds_service.state.store import Store
 from cds_service.switched import InForce, in_force
-from cds_service.traces import as_shown, decisions, predictions, references, setting
+from cds_service.traces import as_shown, decisions, predictions, references, setting, silences
 from cds_service.turns import Turn, Turns
 from fhir_mappers.record import PatientRecord
 
@@ -165,6 +165,7 @@ class Entry:
                 *said_of,
                 *decisions(off, "silent", "switched off"),
                 *decisions(shadow, "fired", "shadow"),
+                *silences(case),
             ),
         )
         if spoken and self._turn is not None and self.deadline is not None and self.ledger.economy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from cds_service.advice import film_quality
 from cds_service.economy import Candidate
 from cds_service.state.records import Decision, Prediction, Setting, ShownCard
 from fhir_mappers.record import PatientRecord
@@ -61,6 +62,14 @@ def decisions(
         Decision(rule, outcome, cause, tier=candidate.card.indicator)
         for candidate in candidates
         for rule in candidate.rules or ("",)
+    ]
+
+
+def silences(case: Case) -> list[Decision]:
+    """What a rule that never speaks has found, for those who look after the quality of films and reports."""
+    return [
+        Decision(film_quality.RULE, "silent", f"model and final report disagree: {finding}", tier="info")
+        for finding in film_quality.disputed(case)
     ]
 
 

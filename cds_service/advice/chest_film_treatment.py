@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cds_service.advice import ordering
-from cds_service.advice.chest_films import Films, read_films
+from cds_service.advice.chest_films import Films, read_films, zone_of
 from cds_service.advice.chest_question import REASONS, Question, goals_row, lab_row, named
 from cds_service.advice.drafts import remove, touched
 from cds_service.advice.estimates import RESEARCH, TRAINED_ON, answered, drivers
@@ -37,6 +37,7 @@ from cds_service.cards import Card, Suggestion
 from cds_service.manifest import ManifestError, Service
 from fhir_mappers.codes import LOINC
 from fhir_mappers.record import Lab, Order
+from fhir_mappers.report.terms import zone_words
 from models.contract import Assessment, Estimate
 
 FRONTAL = frozenset({"PA", "AP", "unknown"})
@@ -113,6 +114,8 @@ def _facts(seen: OnFilm, first: str) -> list[Fact]:
     rows = []
     for name, estimate in pairs:
         text = probability(estimate.probability or 0.0)
+        zone = zone_of(estimate.target.name, seen.assessment.reading) if name == first else None
+        text += f", {zone_words(zone)}" if zone is not None else ""
         if estimate.interval is not None:
             text += f" ({probability(estimate.interval[0])} to {probability(estimate.interval[1])})"
         before = seen.assessment.prior.get(estimate.target.name) if seen.films.prior is not None else None

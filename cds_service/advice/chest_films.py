@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from cds_service.advice.estimates import answered, films_used
 from fhir_mappers.codes import find_imaging_order
 from fhir_mappers.record import Image, Report
-from models.contract import Assessment, Estimate
+from fhir_mappers.report.terms import in_a_sentence, zone_words
+from models.contract import Assessment, Course, Estimate, FilmReading, Zone
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
@@ -18,27 +19,40 @@ if TYPE_CHECKING:
 REPORT_BEFORE_FILM = timedelta(hours=1)
 """Reports carry the time of the study or of the dictation, and clocks differ."""
 
-Change = Literal["new", "worse", "better", "resolved", "same", "not compared"]
+Change = Course | Literal["not compared"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One finding on the newest film that the model is sure enough to speak of.
 
-    now     probability; None where the model abstains or straddles the threshold
-    before  probability on the comparison film, None without one
+    now      probability; None where the model abstains or straddles the threshold
+    before   probability on the comparison film, None without one
+    zone     where on the film the evidence lies, None where it has no one place or no network says
+    changed  probability that it is new or worse, of the network that compares films; None where none did
     """
 
     estimate: Estimate
     now: float | None
     before: float | None
     change: Change
+    zone: Zone | None = None
+    changed: float | None = None
 
     @property
     def title(self) -> str:
-        """As inside a sentence: `pleural effusion`; an abbreviation stays as it is."""
-        title = self.estimate.target.title
-        return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+        """As inside a sentence: `pleural effusion`."""
+        return in_a_sentence(self.estimate.target.title)
+
+    @property
+    def where(self) -> str:
+        """`right lower zone`, or "": what is not there any more is nowhere."""
+        return zone_words(self.zone) if self.zone is not None and self.change != "resolved" else ""
+
+    @property
+    def placed(self) -> str:
+        """`right lower zone pleural effusion`; without a place the title alone."""
+        return f"{self.where} {self.title}".strip()
 
     @property
     def heading(self) -> str:
@@ -90,8 +104,23 @@ def read_findings(case: Case, assessment: Assessment, films: Films) -> tuple[Fin
         prior = assessment.prior.get(name) if films.prior is not None else None
         now = answered(estimate, levels["high"])
         before = prior.probability if prior is not None else None
-        found.append(Finding(estimate, now, before, _change(estimate, prior, levels)))
+        change, changed = _course(name, assessment.reading) if films.prior is not None else (None, None)
+        change = change or _change(estimate, prior, levels)
+        found.append(Finding(estimate, now, before, change, zone_of(name, assessment.reading), changed))
     return tuple(sorted(found, key=lambda f: (-(f.now or 0.0), f.estimate.target.name)))
+
+
+def zone_of(target: str, reading: FilmReading | None) -> Zone | None:
+    place = reading.places.get(target.removeprefix("finding.")) if reading is not None else None
+    return place.zone if place is not None else None
+
+
+def _course(target: str, reading: FilmReading | None) -> tuple[Change | None, float | None]:
+    """What the network that compares films says; (None, None) where none did. Its abstention is an answer."""
+    seen = reading.changes.get(target.removeprefix("finding.")) if reading is not None else None
+    if seen is None:
+        return None, None
+    return seen.course or "not compared", seen.probabilities.get("new", 0.0) + seen.probabilities.get("worse", 0.0)
 
 
 def _change(now: Estimate, prior: Estimate | None, levels: Mapping[str, float]) -> Change:
@@ -106,5 +135,5 @@ def _change(now: Estimate, prior: Estimate | None, levels: Mapping[str, float]) 
         if now.interval[0] > prior.interval[1]:
             return "worse"
         if now.interval[1] < prior.interval[0]:
-            return "better"
-    return "same"
+            return "improved"
+    return "stable"

@@ -1,8 +1,9 @@
 """cxr-insight: what does the newest chest film show, and what changed? Rules CX-01, CX-02 and CX-03.
 
 Device-class: off unless the site switches imaging on, and labelled research use on every card. A final report of
-the film always wins: then only CX-03 speaks, and only of change. The model gives no side and no zone yet, so no
-card names one. CX-04 and CX-05 are silences.
+the film always wins: then only CX-03 speaks, and only of change. A side and a zone stand where the networks give one.
+CX-04 (disagreement with the final report) is kept for radiology and never shown, `film_quality`; CX-05 (unchanged or
+improved) is a silence.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from cds_service.advice import ordering
 from cds_service.advice.chest_films import Films, Finding, read_films, read_findings
 from cds_service.advice.estimates import RESEARCH, TRAINED_ON, out_of_range
+from cds_service.advice.film_report import offer_report
 from cds_service.advice.gate import closed
 from cds_service.advice.writing import (
     Fact,
@@ -122,6 +124,7 @@ def _urgent(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
         deciding=(f"film {moment(films.newest.at)}", *sorted(f.title for f in urgent)),
         indicator=rule.tier,
         summary=fitting(
+            f"Possible {worst.placed} ({p}) on film {moment(films.newest.at)}, not yet read by radiology.",
             f"Possible {worst.title} ({p}) on film {moment(films.newest.at)}, not yet read by radiology.",
             f"Possible urgent finding ({p}) on film {moment(films.newest.at)}, not yet read by radiology.",
         ),
@@ -134,7 +137,7 @@ def _urgent(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
             advice="An urgent read by a radiologist is suggested. The estimate is no reason to treat.",
             rule="CX-01",
         ),
-        suggestions=(Suggestion("Ask for an urgent radiologist read", (read,)),),
+        suggestions=(Suggestion("Ask for an urgent radiologist read", (read,)), *offer_report(case, films)),
         reasons=REASONS,
     )
 
@@ -142,20 +145,19 @@ def _urgent(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
 def _unreported(case: Case, assessment: Assessment, films: Films, findings: tuple[Finding, ...]) -> Card | None:
     """CX-02: no final report, and a finding that is new, worse, or has no film to compare with."""
     rule = rule_on(case.service, "CX-02")
-    changed = [
-        f for f in findings if _high(case, f, "reported_findings") and f.change in ("new", "worse", "not compared")
-    ]
+    changed = [f for f in findings if _high(case, f, "reported_findings") and _tells(case, f)]
     if rule is None or films.final is not None or not changed:
         return None
     first = changed[0]
     p = probability(first.now or 0.0)
     state = "only a preliminary report" if films.reports else "not yet reported"
     if films.prior is None:
-        what = f"{first.heading} ({p}) on film {moment(films.newest.at)}, no comparison film, {state}."
+        whats = [f"{n} ({p}) on film {moment(films.newest.at)}, no comparison film, {state}." for n in _names(first)]
     elif first.change == "not compared":
-        what = f"{first.heading} ({p}) on film {moment(films.newest.at)}, not compared, {state}."
+        whats = [f"{n} ({p}) on film {moment(films.newest.at)}, not compared, {state}." for n in _names(first)]
     else:
-        what = f"{first.change.capitalize()} {first.title} vs {day(films.prior.at)} ({p}), {state}."
+        named = (first.placed, first.title)
+        whats = [f"{first.change.capitalize()} {n} vs {day(films.prior.at)} ({p}), {state}." for n in named]
     return card(
         case.service,
         "CX-02",
@@ -163,7 +165,7 @@ def _unreported(case: Case, assessment: Assessment, films: Films, findings: tupl
         orders=(),
         deciding=(f"film {moment(films.newest.at)}", *sorted(f.title for f in changed)),
         indicator="info",
-        summary=fitting(what, f"Finding ({p}) on film {moment(films.newest.at)}, {state}."),
+        summary=fitting(*whats, f"Finding ({p}) on film {moment(films.newest.at)}, {state}."),
         detail=_detail(
             case,
             assessment,
@@ -173,8 +175,22 @@ def _unreported(case: Case, assessment: Assessment, films: Films, findings: tupl
             advice="Look at the film, and weigh this with the patient. The radiology report decides.",
             rule="CX-02",
         ),
+        suggestions=offer_report(case, films),
         reasons=REASONS,
     )
+
+
+def _names(finding: Finding) -> tuple[str, ...]:
+    """`Right lower zone pleural effusion`, and without the place."""
+    return finding.placed[:1].upper() + finding.placed[1:], finding.heading
+
+
+def _tells(case: Case, finding: Finding) -> bool:
+    """New, worse, or not compared. Where a network compared the films it must be sure enough of new or worse."""
+    if finding.change == "not compared":
+        return True
+    sure = finding.changed is None or finding.changed >= float(setting(case.service, "change_at_least"))
+    return finding.change in ("new", "worse") and sure
 
 
 def _course(case: Case, assessment: Assessment, films: Films, findings: tuple[Finding, ...]) -> Card | None:
@@ -191,7 +207,8 @@ def _course(case: Case, assessment: Assessment, films: Films, findings: tuple[Fi
         for f in findings
         if f.estimate.target.name in words(case.service, "reported_findings")
         and f.now is not None
-        and f.change in ("new", "worse", "better", "resolved")
+        and f.before is not None
+        and f.change in ("new", "worse", "improved", "resolved")
     ]
     if rule is None or films.final is None or films.prior is None or not (treated and asked and moved):
         return None
@@ -236,13 +253,18 @@ def _detail(
 ) -> str:
     """The card's table (finding, now, before), what went in, and what kind of model it was."""
     header = ("Finding", "Now") if films.prior is None else ("Finding", "Now", f"Prior ({day(films.prior.at)})")
+    placed = any(f.where for f in findings)
+    if placed:
+        header = (header[0], "Where", *header[1:])
     rows = []
     for f in findings:
         low, high = f.estimate.interval or (None, None)
         interval = f" ({probability(low)} to {probability(high)})" if low is not None and high is not None else ""
         change = f", {f.change}" if name_change else ""
-        before = f"{probability(f.before)}{change}" if f.before is not None else ""
-        rows.append(Fact(f.heading, f"{probability(f.now or 0.0)}{interval}", before))
+        before = f"{probability(f.before)}{change}" if f.before is not None else change.removeprefix(", ")
+        before = before if films.prior is not None else ""
+        now = f"{probability(f.now or 0.0)}{interval}"
+        rows.append(Fact(f.heading, f.where or "no one place", now, before) if placed else Fact(f.heading, now, before))
     unknown = list(missing_evidence(case.shortfalls, EVIDENCE))
     if films.prior is None:
         unknown.insert(0, "an earlier film to compare with")

@@ -16,7 +16,7 @@ ADULT = 18
 
 
 def change_line(case: Case) -> str:
-    """`Model ...: effusion same, 0.12 to 0.14`; empty where the model had not two films, or may not speak (MX-2, MX-8).
+    """`Model ...: effusion worse 0.12 to 0.84`; empty without two films, or where the model may not speak (MX-2, MX-8).
 
     The finding named is the one the model is surest of on the newer film.
     """
@@ -29,11 +29,11 @@ def change_line(case: Case) -> str:
     compared = [f for f in read_findings(case, assessment, films) if f.now is not None and f.before is not None]
     if not compared:
         return ""
-    moved = [f for f in compared if f.change not in ("same", "not compared")]
+    moved = [f for f in compared if f.change not in ("stable", "not compared")]
     first = (moved or compared)[0]
     before, now = probability(first.before or 0.0), probability(first.now or 0.0)
     number = f"{len(compared)} finding" + ("s" if len(compared) > 1 else "")
-    said = f"{first.title} {first.change}" if moved else f"no change in {number}, {first.title}"
+    said = f"{first.placed} {first.change}" if moved else f"no change in {number}, {first.title}"
     return (
         f"Model {assessment.model} ({TRAINED_ON[assessment.tier]}), films {day(films.prior.at)} and "
         f"{day(films.newest.at)}: {said} {before} to {now}. Model estimate, not a diagnosis. {RESEARCH}"

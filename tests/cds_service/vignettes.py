@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from imaging_charts import as_asked, findings
+from imaging_charts import allergy, as_asked, findings
 from vignette_genes import gene_result, of_the_tumour
 
 from cds_service.advice import load_advice
@@ -30,6 +30,7 @@ from fhir_mappers.tensors import to_fusion_input
 from models.contract import (
     Assessment,
     Estimate,
+    FilmReading,
     FusionInput,
     ImageSpec,
     InputSpec,
@@ -42,11 +43,8 @@ from models.contract import (
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ROOT / "manifests" / "services"
-LOINC, RXNORM, ICD10CM = (
-    "http://loinc.org",
-    "http://www.nlm.nih.gov/research/umls/rxnorm",
-    "http://hl7.org/fhir/sid/icd-10-cm",
-)
+LOINC, RXNORM = "http://loinc.org", "http://www.nlm.nih.gov/research/umls/rxnorm"
+ICD10CM = "http://hl7.org/fhir/sid/icd-10-cm"
 ACTCODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 SUBJECT = {"reference": "Patient/p1"}
 Resource = dict[str, Any]
@@ -192,6 +190,7 @@ class Answers:
     abstained: str | None = None
     tier: Tier = "open"
     model: str = "chest-open@1"
+    reading: FilmReading | None = None
 
     @property
     def spec(self) -> InputSpec:
@@ -221,6 +220,7 @@ class Answers:
             {name: estimate(name, answer) for name, answer in self.given.items()},
             inputs.present(),
             {name: estimate(name, answer) for name, answer in self.prior.items()} if two_films else {},
+            reading=self.reading,
         )
 
 
@@ -317,6 +317,7 @@ def from_vignette(vignette: Mapping[str, Any]) -> Chart:
         resources.append(condition(f"c{i}", c["icd10"], c["status"], **onset, **of_the_tumour(c)))
     for m in data.get("medications", []):
         resources.append(medication(m["ref"].partition("/")[2], m["rxcui"], m["text"], m["status"]))
+    resources += [allergy(f"al{i}", a) for i, a in enumerate(data.get("allergies", []))]
     resources += [gene_result(f"g{i}", g) for i, g in enumerate(data.get("genomics", []))]
     for i, image in enumerate(data.get("imaging", []), start=1):
         study, dicom = film(i, image["at"], image.get("view", "PA"))

@@ -3,79 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import msgspec
 import pytest
 from fhir.resources.R4B.task import Task
+from film_charts import (
+    AIR,
+    ANTIBIOTIC,
+    CRP,
+    FLUID,
+    NAME,
+    NEW_PIXELS,
+    card_of,
+    changed,
+    chart,
+    course,
+    report,
+    text,
+    two_films,
+)
 from vignettes import (
     Answers,
     Chart,
     Resource,
-    concept,
-    encounter,
     film,
-    imaging_order,
     medication,
     observation,
     patient,
     service,
 )
-
-from cds_service.cards import Card
-
-NAME = "cxr-insight"
-NEW, NEW_PIXELS = film(1, "2026-03-10T13:38:00Z")
-OLD, OLD_PIXELS = film(2, "2026-03-07T09:00:00Z", "AP")
-AIR = Answers(
-    {"finding.pneumothorax": (0.94, 0.90, 0.97)},
-    titles={"finding.pneumothorax": "Pneumothorax"},
-    modalities=("imaging",),
-)
-FLUID = Answers(
-    {"finding.effusion": (0.88, 0.81, 0.93)},
-    prior={"finding.effusion": (0.06, 0.03, 0.10)},
-    titles={"finding.effusion": "Pleural effusion"},
-    modalities=("imaging",),
-)
-CRP = observation("l1", "1988-5", 120, "mg/L", "2026-03-10T06:00:00Z")
-
-
-def chart(*resources: Resource, model: Answers = AIR, who: Resource | None = None, **more: Any) -> Chart:
-    given = {"hook": "patient-view", "films": (NEW_PIXELS,), **more}
-    studies = (NEW, OLD) if len(given["films"]) > 1 else (NEW,)
-    return Chart((who or patient("male", "2002-02-14"), encounter("EMER"), *studies, *resources), model=model, **given)
-
-
-def two_films(*resources: Resource, model: Answers = FLUID, **more: Any) -> Chart:
-    return chart(*resources, model=model, films=(NEW_PIXELS, OLD_PIXELS), **more)
-
-
-def report(
-    status: str, *, study: str | None = "study1", at: str = "2026-03-10T13:50:00Z", loinc: str = "36643-5"
-) -> Resource:
-    linked = {"imagingStudy": [{"reference": f"ImagingStudy/{study}"}]} if study else {}
-    return {
-        "resourceType": "DiagnosticReport",
-        "id": "r1",
-        "status": status,
-        "category": [concept("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD")],
-        "code": concept("http://loinc.org", loinc),
-        "subject": {"reference": "Patient/p1"},
-        "effectiveDateTime": at,
-        "conclusion": "No pneumothorax.",
-        **linked,
-    }
-
-
-def card_of(given: Chart, manifest: Any = None) -> Card:
-    (card,) = given.cards(NAME, manifest)
-    return card
-
-
-def text(card: Card) -> str:
-    return f"{card.summary}\n{card.detail}"
-
 
 # --- CX-01 ----------------------------------------------------------------------------------------------------------
 
@@ -166,10 +122,6 @@ def test_without_a_comparison_film_the_card_says_so() -> None:
     assert "Not known: an earlier film to compare with" in text(card)
 
 
-def changed(now: tuple[float, float, float], before: tuple[float, float, float]) -> Answers:
-    return dataclasses.replace(FLUID, given={"finding.effusion": now}, prior={"finding.effusion": before})
-
-
 @pytest.mark.parametrize(
     ("now", "before", "word"),
     [
@@ -222,15 +174,6 @@ def test_an_unknown_age_is_said_and_does_not_silence() -> None:
 
 
 # --- CX-03 ----------------------------------------------------------------------------------------------------------
-
-ANTIBIOTIC = medication("a1", "2193", "ceftriaxone 2 g daily", authoredOn="2026-03-07T10:00:00Z")
-NEXT = imaging_order("d1", "36643-5", "Chest X-ray")
-RESOLVED = changed((0.05, 0.02, 0.08), (0.88, 0.81, 0.93))
-
-
-def course(*resources: Resource, model: Answers = RESOLVED, **more: Any) -> Chart:
-    drafts = more.pop("drafts", (NEXT,))
-    return two_films(report("final"), *resources, model=model, hook="order-select", drafts=drafts, **more)
 
 
 def test_during_treatment_a_reported_film_is_compared_with_the_one_before_when_another_is_ordered() -> None:
