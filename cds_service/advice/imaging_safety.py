@@ -1,7 +1,8 @@
-"""imaging-safety: may this patient have iodinated contrast as ordered? Rules IS-01, IS-03, IS-05 and IS-09.
+"""imaging-safety: may this patient have this study as ordered? Rules IS-01 to IS-09.
 
-Here: which orders raise the question, when it is not asked, and the cards for a missing or contradictory
-creatinine. What is said about a kidney that is known is in `contrast_kidney`. No model takes part.
+Here: which orders raise which question, which card is said, and the cards for a missing or contradictory creatinine
+(IS-05, IS-09). A known kidney is in `contrast_kidney` and `contrast_risks`, earlier reactions in `contrast_allergy`,
+then `gadolinium`, `imaging_pregnancy` and `mr_implants`. No model takes part.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cds_service.advice import ordering
+from cds_service.advice.contrast_allergy import allergy_card
 from cds_service.advice.contrast_kidney import kidney_card
 from cds_service.advice.contrast_question import REASONS, Question
+from cds_service.advice.contrast_risks import risk_card
+from cds_service.advice.gadolinium import gadolinium_card
 from cds_service.advice.gate import closed
+from cds_service.advice.imaging_pregnancy import pregnancy_card
+from cds_service.advice.mr_implants import implant_card
 from cds_service.advice.packs import care
 from cds_service.advice.packs.kidney import kidney
 from cds_service.advice.packs.quality import reading, unusable
@@ -30,7 +38,8 @@ from cds_service.advice.writing import (
     span,
     taken,
 )
-from cds_service.cards import Card, Suggestion
+from cds_service.cards import DETAIL_LIMIT, SUMMARY_LIMIT, Card, Suggestion
+from cds_service.markdown import escape_markdown
 from fhir_mappers.codes import ATC_SYSTEMS
 from fhir_mappers.record import Event, Order
 
@@ -42,18 +51,43 @@ KIDNEY_RISKS = ("ckd3", "ckd4", "ckd5", "renal", "solitary_kidney", "kidney_tran
 
 
 def advise(case: Case) -> list[Card]:
-    """At most one card."""
+    """At most one card: the loudest, which names a second finding that would interrupt as well."""
     if closed(case):
         return []
+    emergency = care.emergency(case.record, [o for o in case.record.drafts() if o.imaging is not None]) is not None
+    found = [implant_card(case), _contrast_card(case, emergency=emergency)]
+    if not emergency:
+        found += [gadolinium_card(case), pregnancy_card(case)]
+    said = sorted((c for c in found if c is not None), key=lambda c: _LOUDEST_FIRST.index(c.indicator))
+    return [_with_second(said)] if said else []
+
+
+_LOUDEST_FIRST = ("critical", "warning", "info")
+
+
+def _with_second(said: list[Card]) -> Card:
+    """The first card; where a second one would interrupt too, its sentence stands before the rule, if there is room."""
+    first, *others = said
+    also = next((c.summary for c in others if c.indicator != "info"), "")
+    text, _, rule = (first.detail or "").rpartition("\n\n")
+    longer = f"{text}\n\nAlso: {escape_markdown(also, SUMMARY_LIMIT)}\n\n{rule}"
+    return msgspec.structs.replace(first, detail=longer) if also and len(longer) <= DETAIL_LIMIT else first
+
+
+def _contrast_card(case: Case, *, emergency: bool) -> Card | None:
+    """Iodinated contrast: an earlier reaction comes before the kidney, and is all that an emergency leaves."""
     orders = contrast_orders(case)
-    if not orders or not _selected(case, orders) or care.emergency(case.record, orders):
-        return []
-    state = kidney(case.record)
-    if state.dialysis:
-        return []
-    question = Question(case, orders, state)
-    found = kidney_card(question) or _conflict_card(question) or _missing_card(question)
-    return [found] if found else []
+    if not orders or not _selected(case, orders):
+        return None
+    q = Question(case, orders, kidney(case.record))
+    reaction = allergy_card(q, emergency=emergency)
+    # On dialysis iodinated contrast does the kidney no further harm.
+    if emergency or q.kidney.dialysis:
+        return reaction
+    about_kidney = kidney_card(q) or _conflict_card(q) or _missing_card(q) or risk_card(q)
+    said = [c for c in (reaction, about_kidney) if c is not None]
+    said.sort(key=lambda c: _LOUDEST_FIRST.index(c.indicator))
+    return _with_second(said) if said else None
 
 
 def contrast_orders(case: Case) -> tuple[Order, ...]:

@@ -16,6 +16,25 @@ def coded(system: str, code: str, text: str = "") -> Resource:
     return {"coding": [{"system": system, "code": code}], **({"text": text} if text else {})}
 
 
+def allergy(id_: str, given: Mapping[str, Any]) -> Resource:
+    """An AllergyIntolerance to an ingredient, in the words of the vignettes."""
+    system = "http://terminology.hl7.org/CodeSystem/allergyintolerance"
+    manifestations = [{"text": words} for words in given.get("reactions", ["reaction"])]
+    severity = {"severity": given["severity"]} if "severity" in given else {}
+    recorded = {"recordedDate": given["recorded"]} if "recorded" in given else {}
+    return {
+        "resourceType": "AllergyIntolerance",
+        "id": id_,
+        "clinicalStatus": coded(f"{system}-clinical", given.get("clinicalStatus", "active")),
+        "verificationStatus": coded(f"{system}-verification", given.get("verificationStatus", "confirmed")),
+        **({"criticality": given["criticality"]} if "criticality" in given else {}),
+        "code": coded("http://www.nlm.nih.gov/research/umls/rxnorm", given["rxcui"], given["text"]),
+        "patient": SUBJECT,
+        "reaction": [{"manifestation": manifestations, **severity}],
+        **recorded,
+    }
+
+
 def form(answers: Mapping[str, bool], id_: str = "q1", **more: Any) -> Resource:
     """The answered order questions."""
     items = [{"linkId": key, "answer": [{"valueBoolean": value}]} for key, value in answers.items()]

@@ -29,6 +29,7 @@ ALSO = {
     "SpO2": "the item's own name in NEWS2 and in tables/vitals.csv",
 }
 GUIDELINES = {
+    "AAAAI": "American Academy of Allergy, Asthma and Immunology",
     "ACR": "American College of Radiology",
     "NKF": "National Kidney Foundation",
     "ASCO": "American Society of Clinical Oncology",

@@ -63,7 +63,7 @@ def test_stable_egfr_below_30_warns_with_fluids_and_a_study_without_contrast() -
         chart(LOW, STEADY, condition("c1", "N18.6")),  # on dialysis
         chart(LOW, STEADY, drafts=(imaging_order("d1", "29252-4", "CT chest"),)),  # no contrast
         chart(LOW, STEADY, drafts=(imaging_order("d1", "24627-2", "CT chest"),)),  # contrast not stated
-        chart(LOW, STEADY, drafts=(imaging_order("d1", "24589-4", "MR brain with gadolinium"),)),
+        chart(LOW, STEADY, drafts=(imaging_order("d1", "30657-1", "MR brain"),)),
         chart(LOW, STEADY, drafts=(imaging_order("d1", "24628-0", "CT", priority="stat"),)),
         chart(LOW, STEADY, observation("v1", "8480-6", 84, "mm[Hg]", "2026-03-10T13:50:00Z")),
         chart(LOW, STEADY, drafts=()),
