@@ -345,8 +345,6 @@ def from_vignette(vignette: Mapping[str, Any]) -> Chart:
         else:
             drafts.append(medication(id_, d["rxcui"], d["text"], "draft"))
     stub = {k: v for k, v in data.get("model", {}).items() if isinstance(v, dict)}
-    model = None
-    if stub:
-        given = {MODEL_NAMES.get(k, f"finding.{k}"): (v["p"], v["ci"][0], v["ci"][1]) for k, v in stub.items()}
-        model = Answers(given, modalities=("imaging",))
+    given = {MODEL_NAMES.get(k, f"finding.{k}"): (v["p"], v["ci"][0], v["ci"][1]) for k, v in stub.items()}
+    model = Answers(given, modalities=("imaging",)) if given else None
     return Chart(tuple(resources), tuple(drafts), tuple(films), hook=vignette["hook"], now=vignette["now"], model=model)

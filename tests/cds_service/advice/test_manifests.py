@@ -45,6 +45,7 @@ def test_evidence_keys_are_the_common_ones_or_the_services_own(name: str) -> Non
         "labs",
         "genes",
         "allergies",
+        "devices",
         "genetics",
         "tumour",
         "variants",
