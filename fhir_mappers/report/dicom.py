@@ -40,18 +40,11 @@ from models.contract import Structure
 
 MANUFACTURER = "Ordersight"
 SERIES_NUMBERS = {"sr": 9101, "seg": 9102}
-_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Rows", "Columns")
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "Rows", "Columns")
 _COPIED = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName"),
-    *(
-        "Modality",
-        "SeriesNumber",
-        "InstanceNumber",
-        "SpecificCharacterSet",
-        "FrameOfReferenceUID",
-        "PatientOrientation",
-    ),
+    *("SeriesNumber", "InstanceNumber", "SpecificCharacterSet", "FrameOfReferenceUID", "PatientOrientation"),
 )
 _EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),

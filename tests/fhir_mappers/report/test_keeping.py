@@ -19,6 +19,7 @@ AT = datetime(2026, 3, 10, 14, 5, tzinfo=UTC)
 LEAST: dict[str, Any] = {
     "00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.1.1"]},
     "00080018": {"vr": "UI", "Value": [NEW.sop_uid]},
+    "00080060": {"vr": "CS", "Value": ["DX"]},
     "0020000D": {"vr": "UI", "Value": [NEW.study_uid]},
     "0020000E": {"vr": "UI", "Value": ["1.2.3"]},
     "00280010": {"vr": "US", "Value": [64]},
