@@ -43,7 +43,7 @@ def export(
     *,
     sources: Sequence[str | DataSource] = ("physionet2012", "physionet2019", "tongji", "hannover", "nih14", "kermany"),
     image_size: int = 192,
-    labs_max: int = 384,
+    labs_max: int = 640,
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> InputSpec:
@@ -145,7 +145,9 @@ def write_shard(
     """Write the cases of one source; labels in the order of the source's own targets."""
     targets: tuple[Target, ...] = tuple(t for t in spec.targets if t.source == source.name)
     parts: dict[str, list[NDArray[Any]]] = {}
-    rows: dict[str, list[Any]] = {k: [] for k in ("patient", "split", "fold", "weight", "labels", "confounders")}
+    rows: dict[str, list[Any]] = {
+        k: [] for k in ("patient", "split", "fold", "weight", "labels", "confounders", "optimal")
+    }
     confounders: tuple[str, ...] | None = None
     counts = {name: [0] for name in SIGNALS}
     for done, case in enumerate(cases, start=1):
@@ -170,6 +172,7 @@ def write_shard(
         rows["weight"].append(case.weight)
         rows["labels"].append([case.labels.get(t.name, math.nan) for t in targets])
         rows["confounders"].append([case.confounders[c] for c in confounders])
+        rows["optimal"].append([case.optimal.get(t.name, math.nan) for t in targets])
         if done % 100 == 0:
             tell(source.name, done)
     if not rows["patient"]:

@@ -49,7 +49,7 @@ class Sampler:
             chosen = self._rows(part, rows, number * count, count)
             labels.append(label_matrix(shard, chosen))
             for row in chosen:
-                keep = {"labs": thin_labs(shard, int(row), rng, self.phase.drop_tokens, self.phase.max_tokens)}
+                keep = {"labs": thin_labs(shard, int(row), rng, self.phase.drop_tokens)}
                 inputs.append(self._drop(shard.inputs(int(row), keep), rng))
         batch = dict(_collate(inputs, device))
         imaging = batch["imaging"]

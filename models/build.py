@@ -21,9 +21,9 @@ from models.encoders.image import ImageEncoder
 from models.evaluate import Judged, baselines_by_fold, judge_on_valid, report
 from models.fusion import FusionModel
 from models.gates import CHANGES, PER_SOURCE, ImageGate, fit_gate, spoilt
-from models.heads import cross_validate, fit_head, install
+from models.heads import boost, cross_validate, fit_head, install
 from models.predict import Predictions, context_of, pooled_encodings, predict
-from models.train import Progress, fit, load_training
+from models.train import Progress, fit, forget, load_training
 
 
 def train(
@@ -37,12 +37,16 @@ def train(
 ) -> Card:
     """Train, judge and write a checkpoint to `out`; returns its card.
 
-    Deterministic for a recipe, shards, device and number of threads. With `state` a broken run is taken up again.
+    Deterministic for a recipe, shards, device and number of threads. With `state` a broken run is taken up again, also
+    one that had only the judging left.
     """
     begun = time.monotonic()
     loaded, _, _ = load_training(shards, recipe)
     model = fit(recipe, loaded, device=device, state=state, progress=progress)
-    return finish(recipe, model, loaded, out, begun=begun, progress=progress)
+    card = finish(recipe, model, loaded, out, begun=begun, progress=progress)
+    if state is not None:
+        forget(state)
+    return card
 
 
 def finish(
@@ -57,6 +61,8 @@ def finish(
     """Everything after the towers: heads, rounding, calibration, gate, figures, files."""
     begun = time.monotonic() if begun is None else begun
     model.eval()
+    for head in recipe.boosted_heads:
+        boost(model, head.target, shards[_source(model, head.target)], head.share, seed=recipe.seed)
     round_weights(model, recipe.precision)
     frozen = {h.target: h for h in recipe.frozen_heads}
     judged: dict[str, Judged] = {}
@@ -98,6 +104,10 @@ def finish(
         trained_seconds=round(time.monotonic() - begun),
     )
     return save_checkpoint(out, model, card, gate)
+
+
+def _source(model: FusionModel, target: str) -> str:
+    return next(t.source for t in model.spec.targets if t.name == target)
 
 
 def _frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) -> Judged:

@@ -114,6 +114,10 @@ def load_checkpoint(folder: Path) -> Stored:
             encoder.backbone.load_weights(folder / BACKBONE)
     except BackboneError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+    try:
+        model.add_trees([head.target for head in card.recipe.boosted_heads])
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CARD}: {error}") from None
     _check_shapes(folder / WEIGHTS, model.state_dict(), tensors)
     model.load_state_dict({n: v for n, v in tensors.items() if not n.startswith(GATE)})
     gate = None

@@ -34,12 +34,18 @@ class ImagePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabsPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`knots` of the piecewise-linear value embedding; self-attention layers over analytes; tokens handed on."""
+    """`knots` of the piecewise-linear value embedding; self-attention layers over analytes; tokens handed on.
+
+    statistics         hidden width of the tower that reads each analyte's statistics; 0 for none
+    statistics_dropout its dropout: it sees thousands of numbers of a few thousand patients
+    """
 
     knots: int = 17
     heads: int = 4
     layers: int = 2
     tokens: int = 8
+    statistics: int = 0
+    statistics_dropout: float = 0.3
 
 
 class CodesPreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +78,7 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     freeze           modules that keep their weights: `imaging`, `labs`, `history`, `genomics`, `context`, `fusion`
     drop_modality    chance that a row is shown only a random proper subset of what it has
     drop_tokens      chance that a row keeps only a random part of its results
-    max_tokens       results of one row that a training step looks at
+    max_tokens       results of one row that attention looks at in a training step
     """
 
     name: str
@@ -97,6 +103,16 @@ class FrozenHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     l2: float = 10.0
 
 
+class BoostedHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A target on results whose neural answer does not reach boosted trees: theirs is mixed in, `share` of the logit.
+
+    Only targets that rest on results alone; the trees are fitted on the training rows and kept as plain arrays.
+    """
+
+    target: str
+    share: float
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole training run, reproducible from this file, the shards and the seed."""
 
@@ -107,6 +123,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     phases: tuple[Phase, ...]
     frozen_heads: tuple[FrozenHead, ...] = ()
+    boosted_heads: tuple[BoostedHead, ...] = ()
     ema: float = 0.998
     precision: str = "float16"
 

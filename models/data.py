@@ -92,6 +92,11 @@ class Shard:
         column: NDArray[np.float32] = self.arrays["labels"][:, self.header.targets.index(target)]
         return column
 
+    def optimal(self, target: str) -> NDArray[np.float32] | None:
+        """(n,) best attainable probability, NaN where a case lacks what decides; None where nobody knows it."""
+        column: NDArray[np.float32] = self.arrays["optimal"][:, self.header.targets.index(target)]
+        return None if np.isnan(column).all() else column
+
     def confounder(self, name: str) -> NDArray[np.float32]:
         column: NDArray[np.float32] = self.arrays["confounders"][:, self.header.confounders.index(name)]
         return column
@@ -172,11 +177,11 @@ def label_matrix(shard: Shard, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return matrix
 
 
-def thin_labs(shard: Shard, row: int, rng: np.random.Generator, chance: float, most: int) -> NDArray[np.int64]:
+def thin_labs(shard: Shard, row: int, rng: np.random.Generator, chance: float) -> NDArray[np.int64]:
     """Slots of a row's results to keep in a training step.
 
     With `chance`, a random part of the analytes and of the results: an EHR holds five values of a patient where an
-    intensive care chart holds five hundred. Never more than `most`.
+    intensive care chart holds five hundred.
     """
     start, stop = shard.arrays["labs.offsets"][row : row + 2]
     keep = np.arange(stop - start)
@@ -186,6 +191,4 @@ def thin_labs(shard: Shard, row: int, rng: np.random.Generator, chance: float, m
         kept = analytes[rng.random(len(analytes)) < rng.uniform(0.4, 1.0)]
         chosen = np.isin(code, kept) & (rng.random(len(code)) < rng.uniform(0.3, 1.0))
         keep = np.flatnonzero(chosen) if chosen.any() else keep
-    if len(keep) > most:
-        keep = np.sort(rng.choice(keep, most, replace=False))
     return keep.astype(np.int64)

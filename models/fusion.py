@@ -7,6 +7,7 @@ both terms for that target, so it cannot move its logit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from models.config import Preset
 from models.contract import MODALITIES, InputSpec
 from models.encoders import Batch, Block, Encoded, Tokens, build_encoders
 from models.encoders.image import ImageEncoder
+from models.encoders.labs import LabsEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,13 @@ def on_seen_rows(encoder: nn.Module, signal: Tokens) -> Encoded:
     def scatter(x: Tensor) -> Tensor:
         return x.new_zeros((len(rows), *x.shape[1:])).index_copy(0, index, x)
 
-    return Encoded(scatter(part.tokens), scatter(part.visible), scatter(part.pooled), scatter(part.seen))
+    return Encoded(
+        scatter(part.tokens),
+        scatter(part.visible),
+        scatter(part.pooled),
+        scatter(part.seen),
+        None if part.votes is None else scatter(part.votes),
+    )
 
 
 class FusionModel(nn.Module):
@@ -82,6 +90,20 @@ class FusionModel(nn.Module):
         encoder = self.encoders["imaging"] if "imaging" in self.signals else None
         return encoder if isinstance(encoder, ImageEncoder) else None
 
+    def add_trees(self, targets: Sequence[str]) -> None:
+        """Room for boosted trees of these targets, still empty. Raises ValueError for one not on results alone."""
+        encoder = self.labs_encoder()
+        modalities = {t.name: t.modalities for t in self.spec.targets}
+        for name in targets:
+            if encoder is None or modalities.get(name) != ("labs",):
+                raise ValueError(f"{name}: boosted trees are for targets that rest on results alone")
+            encoder.add_trees(self.spec.target_names().index(name))
+
+    def labs_encoder(self) -> LabsEncoder | None:
+        """The encoder of results, None where no target reads any."""
+        encoder = self.encoders["labs"] if "labs" in self.signals else None
+        return encoder if isinstance(encoder, LabsEncoder) else None
+
     def encode(self, batch: Batch, films: Tensor | None = None) -> dict[str, Encoded]:
         """Run the encoders; `films` as in `ImageEncoder.forward`."""
         encoded: dict[str, Encoded] = {}
@@ -100,7 +122,8 @@ class FusionModel(nn.Module):
         total = self.bias.expand(len(encoded["context"].seen), -1)
         for index, name in enumerate(self.signals):
             e, may = encoded[name], allowed[index].to(self.bias.dtype)
-            parts[name] = self.heads[name](e.pooled) * may * e.seen[:, None]
+            said = self.heads[name](e.pooled)
+            parts[name] = (said if e.votes is None else said + e.votes) * may * e.seen[:, None]
             total = total + parts[name] + self.absent[name] * may * ~e.seen[:, None]
         residual = self._residual(encoded, allowed)
         return Logits(total + residual, parts, residual, self.bias)

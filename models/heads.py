@@ -1,4 +1,4 @@
-"""Heads for targets with too few patients to train a tower: logistic regression on frozen encodings."""
+"""Heads fitted after the towers: logistic regression for targets with too few patients, boosted trees for results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from models.calibration import patterns_of
+from models.data import Shard
+from models.encoders.statistics import statistics
+from models.encoders.trees import fit_trees
 from models.fusion import FusionModel
 
 Floats = NDArray[np.float64]
@@ -108,3 +111,37 @@ def install(model: FusionModel, target: str, head: LinearHead) -> None:
             model.absent[name][column] = head.absent.get(name, 0.0)
         model.bias[column] = head.bias
         model.readout[column] = 0.0
+
+
+def boost(model: FusionModel, target: str, shard: Shard, share: float, *, seed: int = 0) -> None:
+    """Fit trees on the training rows and let them give `share` of this target's logit, the towers the rest."""
+    labels = shard.labels(target)
+    rows = shard.rows("train")
+    rows = rows[np.isfinite(labels[rows])]
+    nodes, start = fit_trees(statistics_of(shard, rows), labels[rows].astype(np.float64), seed=seed)
+    model.add_trees([target])
+    column = model.spec.target_names().index(target)
+    encoder = model.labs_encoder()
+    assert encoder is not None, "add_trees found it"
+    encoder.table(column).put(nodes, share)
+    with torch.no_grad():
+        for name in model.signals:
+            late = model.heads[name].weight
+            assert isinstance(late, torch.Tensor)
+            late[column] *= 1.0 - share
+            model.absent[name][column] *= 1.0 - share
+        model.readout[column] *= 1.0 - share
+        model.bias[column] = (1.0 - share) * model.bias[column] + share * start
+
+
+def statistics_of(shard: Shard, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(len(rows), analytes x statistics), NaN where unmeasured: what the trees read, as the encoder makes it."""
+    found = []
+    for row in rows:
+        labs = shard.inputs(int(row)).signals["labs"]
+        code, values, age_h, seen = (
+            torch.from_numpy(np.ascontiguousarray(a))[None]
+            for a in (labs.code, labs.values[:, 0], labs.age_h, labs.seen)
+        )
+        found.append(statistics(code, values, age_h, seen, len(shard.spec.labs)).flatten(1))
+    return torch.cat(found).numpy()

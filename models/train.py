@@ -37,7 +37,7 @@ def fit(
     """Run all phases and return the averaged model, in eval mode.
 
     The same recipe, shards and device give the same weights. With `state` the run can be broken off and goes on
-    from the last saved step; the folder is cleared when it ends.
+    from the last saved step; `forget` clears the folder once what was trained is kept.
     """
     spec = next(iter(shards.values())).spec
     preset = load_preset(recipe.preset)
@@ -59,10 +59,15 @@ def fit(
             progress=progress,
         )
         model.load_state_dict(average)
-    if state is not None:
-        for file in ("state.safetensors", "state.json"):
-            (state / file).unlink(missing_ok=True)
+        if state is not None:
+            _save(state, model, average, None, (_name(recipe), number + 1, 0))
     return model.eval()
+
+
+def forget(state: Path) -> None:
+    """Clear the folder of a run that has ended."""
+    for file in ("state.safetensors", "state.json"):
+        (state / file).unlink(missing_ok=True)
 
 
 def set_prevalence(model: FusionModel, shards: Mapping[str, Shard]) -> None:
@@ -104,9 +109,11 @@ def _run_phase(
     for name, module in model.encoders.items():
         if name in phase.freeze:
             module.eval()
-    imaging = model.image_encoder()
+    imaging, results = model.image_encoder(), model.labs_encoder()
     if imaging is not None:
         imaging.fast = True
+    if results is not None:
+        results.attend_to = phase.max_tokens
     running = math.nan
     for step in range(first, phase.steps):
         torch.manual_seed(recipe.seed * 7_919 + number * 1_000_003 + step)
@@ -127,6 +134,8 @@ def _run_phase(
             _save(state, model, average, optimiser, (_name(recipe), number, step + 1))
     if imaging is not None:
         imaging.fast = False
+    if results is not None:
+        results.attend_to = None
 
 
 def frozen(name: str, modules: tuple[str, ...]) -> bool:
@@ -193,14 +202,14 @@ def _save(
     state: Path,
     model: FusionModel,
     average: Mapping[str, Tensor],
-    optimiser: torch.optim.AdamW,
+    optimiser: torch.optim.AdamW | None,
     where: tuple[str, int, int],
 ) -> None:
-    """`where` is the recipe, the phase and the steps of it that are done."""
+    """`where` is the recipe, the phase and the steps of it that are done; between phases there is no optimiser."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.items()}
     for name, parameter in model.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
+        for key, value in (optimiser.state.get(parameter, {}) if optimiser is not None else {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value)
     state.mkdir(parents=True, exist_ok=True)
     partial = state / "state.partial"

@@ -15,6 +15,11 @@ sample for the planted interaction `drug_pneumonitis`: opacity x drug tagged pul
 drawn from a fixed joint table and the label from P(y | all three) = 0.85, P(y | otherwise) = 0.12. Each of the
 three alone gives an AUROC of about 0.65, two of them 0.76, all three 0.86. The interaction is planted to test
 fusion; it is not a medical claim. `null_control` is a fair coin: nothing can predict it.
+
+`heart_or_gene` is planted so that no modality alone says anything: P(y) = 0.97 where exactly one of large heart (film)
+and slow CYP2D6 metabolism (a fair coin) holds, 0.03 where both or neither do. It is asked of all with a large heart and
+of as many without. Since the gene is a fair coin of its own, films and history stand at chance, and since half of those
+asked have a large heart, so does the gene.
 """
 
 from __future__ import annotations
@@ -45,6 +50,9 @@ INTERACTION: dict[tuple[bool, bool, bool], float] = {
 }
 P_ALL_THREE = 0.85
 P_OTHERWISE = 0.12
+P_ONE_OF_TWO, P_BOTH_OR_NEITHER = 0.97, 0.03
+ASKED_OF_NORMAL = 0.243
+"""Share of patients with a heart of normal size who are asked `heart_or_gene`: large hearts (19.6 %) to the others."""
 ONCOLOGY_SHARE = 0.30
 CARDIOMEGALY_CTR = 0.50
 """Cardiothoracic ratio above which the heart is enlarged on a PA film (Danzer 1919, still the usual limit)."""
@@ -255,6 +263,7 @@ Target = Literal[
     "finding.nodule",
     "deterioration_24h",
     "drug_pneumonitis",
+    "heart_or_gene",
     "null_control",
 ]
 
@@ -263,8 +272,8 @@ Target = Literal[
 class Truth:
     """label per target, and the best probability the complete chart allows for it.
 
-    `drug_pneumonitis` is asked of the oncology stratum only and is absent for everyone else. Findings are facts of
-    the film: their optimum is the label itself.
+    `drug_pneumonitis` is asked of the oncology stratum only and is absent for everyone else, `heart_or_gene` of a
+    sample balanced by heart size. Findings are facts of the film: their optimum is the label itself.
     """
 
     labels: Mapping[Target, bool]
@@ -293,3 +302,13 @@ def draw_truth(rng: np.random.Generator, state: Latent, values: Observed) -> Tru
         if name in optimal:
             labels[name] = bool(coin < optimal[name])
     return Truth(labels, optimal)
+
+
+def plant_interaction(rng: np.random.Generator, truth: Truth, state: Latent, slow: bool) -> Truth:
+    """The truth with `heart_or_gene` where it is asked; `rng` is its own, so that no other label moves."""
+    asked, coin = rng.random(2)
+    large = state.ctr > CARDIOMEGALY_CTR
+    if not large and asked >= ASKED_OF_NORMAL:
+        return truth
+    p = P_ONE_OF_TWO if large != slow else P_BOTH_OR_NEITHER
+    return Truth({**truth.labels, "heart_or_gene": bool(coin < p)}, {**truth.optimal, "heart_or_gene": p})

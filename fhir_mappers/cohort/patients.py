@@ -23,7 +23,15 @@ from fhir_mappers.cohort.facts import (
     OrderFact,
 )
 from fhir_mappers.cohort.films import Signs
-from fhir_mappers.cohort.latent import Latent, Target, draw_latent, draw_signs, draw_truth, draw_values
+from fhir_mappers.cohort.latent import (
+    Latent,
+    Target,
+    draw_latent,
+    draw_signs,
+    draw_truth,
+    draw_values,
+    plant_interaction,
+)
 from fhir_mappers.cohort.reports import write_report
 
 AS_OF = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
@@ -98,7 +106,10 @@ def generate_patient(number: int, seed: int, *, as_of: datetime = AS_OF, film_px
     labs, latest = _labs(rng, state, values, as_of)
     truth = draw_truth(rng, state, latest)
     films = _films(rng, state, as_of, film_px)
-    genes = _genes(rng, state, as_of)
+    germline = np.random.default_rng((seed, number, 2))
+    slow = bool(germline.random() < 0.5)
+    truth = plant_interaction(germline, truth, state, slow)
+    genes = (*_genes(rng, state, as_of), _cyp2d6(germline, slow, as_of))
     allergies, orders, films = _paperwork(np.random.default_rng((seed, number, 1)), state, films, as_of)
     # A modality may be missing altogether, as in a hospital; the truth does not change, only what is seen of it.
     no_film, no_labs, no_genes, no_history = rng.random(4) < (0.07, 0.06, 0.06, 0.04)
@@ -112,6 +123,8 @@ def generate_patient(number: int, seed: int, *, as_of: datetime = AS_OF, film_px
         complete.add("deterioration_24h")
     if whole and not no_genes:
         complete.update(t for t in truth.labels if t == "drug_pneumonitis")
+    if not (no_film or no_genes):
+        complete.update(t for t in truth.labels if t == "heart_or_gene")
     born = (as_of - timedelta(days=365.25 * state.age + 40 + float(rng.uniform(0, 300)))).date()
     return GeneratedPatient(
         id=f"gen-{seed}-{number}",
@@ -230,6 +243,11 @@ def _genes(rng: np.random.Generator, state: Latent, as_of: datetime) -> tuple[Ge
         poor = rng.random() < 0.08
         facts.append(GeneFact("DPYD", "phenotype", "Intermediate Metabolizer" if poor else "Normal Metabolizer", at))
     return tuple(facts)
+
+
+def _cyp2d6(rng: np.random.Generator, slow: bool, as_of: datetime) -> GeneFact:
+    phenotype = "Intermediate Metabolizer" if slow else "Normal Metabolizer"
+    return GeneFact("CYP2D6", "phenotype", phenotype, _minute(as_of, 24.0 * float(rng.uniform(20, 500))))
 
 
 def _films(rng: np.random.Generator, state: Latent, as_of: datetime, size: int) -> tuple[FilmFact, ...]:

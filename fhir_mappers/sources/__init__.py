@@ -39,6 +39,7 @@ class Case:
     fold         the source's own cross-validation fold, or None
     weight       how many cases of the source this one stands for, where cases were sampled
     confounders  what is known of the case besides the clinical evidence (projection, day): for baselines only
+    optimal      of generated patients: the best probability that their complete record allows, by target
     """
 
     record: PatientRecord
@@ -48,6 +49,7 @@ class Case:
     fold: int | None = None
     weight: float = 1.0
     confounders: Mapping[str, float] = field(default_factory=dict)
+    optimal: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ TARGETS: dict[str, tuple[str, tuple[Modality, ...]]] = {
     "finding.nodule": ("Lung nodule", ("imaging",)),
     "deterioration_24h": ("Deterioration within 24 hours", ("imaging", "labs", "history")),
     "drug_pneumonitis": ("Drug-related pneumonitis", ("imaging", "history", "genomics")),
+    "heart_or_gene": ("Planted interaction of heart size and CYP2D6 (control)", ("imaging", "genomics")),
     "null_control": ("Coin toss (control)", ("imaging", "labs", "history", "genomics")),
 }
 
@@ -43,7 +44,10 @@ def _case(patient: GeneratedPatient) -> Case:
     number = int(patient.id.rpartition("-")[2])
     assert patient.truth is not None, "patients of generate() have a truth"
     labels = {str(name): float(value) for name, value in patient.truth.labels.items()}
-    return Case(to_record(patient), labels, patient.id, "train" if number < TRAIN else "valid")
+    # The optimum is that of the complete chart: where something that decides was not recorded, nobody attains it.
+    optimal = {str(n): float(patient.truth.optimal[n]) for n in patient.complete if n in patient.truth.optimal}
+    split = "train" if number < TRAIN else "valid"
+    return Case(to_record(patient), labels, patient.id, split, optimal=optimal)
 
 
 SOURCES = (

@@ -40,16 +40,19 @@ class Encoded:
     visible  (B, K)     which of them stand for something seen
     pooled   (B, D)     zero where not seen
     seen     (B,)       whether the row has any of this modality
+    votes    (B, T)     logits the encoder gives by itself, beside what the heads make of `pooled`; None for none
     """
 
     tokens: Tensor
     visible: Tensor
     pooled: Tensor
     seen: Tensor
+    votes: Tensor | None = None
 
     def rows(self, index: Tensor) -> Encoded:
         """The same for a selection of rows, repeats allowed."""
-        return Encoded(self.tokens[index], self.visible[index], self.pooled[index], self.seen[index])
+        votes = None if self.votes is None else self.votes[index]
+        return Encoded(self.tokens[index], self.visible[index], self.pooled[index], self.seen[index], votes)
 
     def masked(self, keep: Tensor) -> Encoded:
         """As if the rows where `keep` (B,) is False had none of this modality."""
@@ -58,6 +61,7 @@ class Encoded:
             self.visible & keep[:, None],
             self.pooled * keep[:, None],
             self.seen & keep,
+            None if self.votes is None else self.votes * keep[:, None],
         )
 
 
@@ -160,10 +164,14 @@ class SetPool(nn.Module):
         return out[:, 1:], out[:, 0]
 
 
-def finish(tokens: Tensor, pooled: Tensor, seen: Tensor) -> Encoded:
+def finish(tokens: Tensor, pooled: Tensor, seen: Tensor, votes: Tensor | None = None) -> Encoded:
     """Encoded with everything zero where the row was not seen."""
     return Encoded(
-        tokens * seen[:, None, None], seen[:, None].expand(-1, tokens.shape[1]), pooled * seen[:, None], seen
+        tokens * seen[:, None, None],
+        seen[:, None].expand(-1, tokens.shape[1]),
+        pooled * seen[:, None],
+        seen,
+        None if votes is None else votes * seen[:, None],
     )
 
 

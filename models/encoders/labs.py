@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from models.config import Preset
 from models.contract import InputSpec
 from models.encoders import AgeEncoding, Block, Encoded, SetPool, Tokens, finish
+from models.encoders.statistics import StatisticsTower, statistics
+from models.encoders.trees import TreeTable
 
 LIMIT = 3.0
 """Knots of the value embedding span this many standard deviations; beyond, the last segment is continued flat."""
@@ -18,7 +20,8 @@ class LabsEncoder(nn.Module):
 
     A result is a token: the analyte's piecewise-linear embedding of the scaled value (knots per analyte, so that high
     potassium and high sodium need not look alike), its age, and whether it lay outside the printed range. Gathering
-    costs one matrix product, so the whole is linear in the number of results.
+    costs one matrix product, so the whole is linear in the number of results. Beside it stands a tower on every
+    analyte's statistics, and for targets that need them boosted trees on the same statistics, which vote directly.
 
     code (B, S) 1 + index; values (B, S, 3): scaled value, below range, above range; age_h (B, S).
     """
@@ -41,8 +44,51 @@ class LabsEncoder(nn.Module):
         self.count = nn.Linear(2, width)
         self.blocks = nn.ModuleList(Block(width, p.heads, preset.dropout) for _ in range(p.layers))
         self.pool = SetPool(width, p.heads, p.tokens, preset.dropout)
+        self.tower = StatisticsTower(self.analytes, p.statistics, width, p.statistics_dropout) if p.statistics else None
+        self.targets = len(spec.targets)
+        self.trees = nn.ModuleDict()
+        """By the target's place in the spec."""
+        self.attend_to: int | None = None
+        """In a training step: results of a row that attention looks at, drawn anew; the statistics see all."""
+
+    def add_trees(self, column: int) -> None:
+        """Make room for the trees of the target at this place in the spec."""
+        self.trees[str(column)] = TreeTable()
+
+    def table(self, column: int) -> TreeTable:
+        """The trees of the target at this place in the spec."""
+        table = self.trees[str(column)]
+        assert isinstance(table, TreeTable)
+        return table
 
     def forward(self, signal: Tokens) -> Encoded:
+        found = None
+        if self.tower is not None or len(self.trees):
+            found = statistics(signal.code, signal.values[..., 0], signal.age_h, signal.seen, self.analytes)
+        tokens, pooled = self._attend(signal if self.attend_to is None else self._some(signal, self.attend_to))
+        if self.tower is not None and found is not None:
+            extra = self.tower(found)
+            tokens, pooled = torch.cat([tokens, extra[:, None]], dim=1), pooled + extra
+        return finish(tokens, pooled, signal.seen.any(dim=1), None if found is None else self._votes(found))
+
+    def _votes(self, found: Tensor) -> Tensor | None:
+        if not len(self.trees):
+            return None
+        votes = found.new_zeros((len(found), self.targets))
+        for column, table in self.trees.items():
+            votes[:, int(column)] = table(found.flatten(1))
+        return votes
+
+    def _some(self, signal: Tokens, most: int) -> Tokens:
+        if signal.seen.shape[1] <= most:
+            return signal
+        lot = torch.rand(signal.seen.shape, device=signal.seen.device).masked_fill(~signal.seen, -1.0)
+        kept = lot.topk(most, dim=1).indices
+        values = signal.values.gather(1, kept[..., None].expand(-1, -1, signal.values.shape[2]))
+        return Tokens(signal.code.gather(1, kept), values, signal.age_h.gather(1, kept), signal.seen.gather(1, kept))
+
+    def _attend(self, signal: Tokens) -> tuple[Tensor, Tensor]:
+        """Tokens (B, K, D) and one vector (B, D), of a set of results."""
         seen = signal.seen
         code = torch.where(seen, signal.code, 0)
         values = torch.where(seen[..., None], signal.values, 0.0)
@@ -56,8 +102,10 @@ class LabsEncoder(nn.Module):
         tokens, visible = self._gather(x, code, seen)
         for block in self.blocks:
             tokens = block(tokens, None, visible)
+        summary: Tensor
+        pooled: Tensor
         summary, pooled = self.pool(tokens * visible[..., None], visible)
-        return finish(summary, pooled, seen.any(dim=1))
+        return summary, pooled
 
     def _value(self, code: Tensor, scaled: Tensor) -> Tensor:
         position = (scaled.clamp(-LIMIT, LIMIT) + LIMIT) / (2 * LIMIT) * (self.knots - 1)

@@ -8,8 +8,9 @@ import torch
 
 from models.augment import augment
 from models.batches import Sampler
-from models.config import Phase, Recipe
+from models.config import Phase, Recipe, load_preset
 from models.data import Shard
+from models.fusion import FusionModel
 
 CPU = torch.device("cpu")
 
@@ -60,9 +61,13 @@ def test_hiding_leaves_at_least_one_modality_and_takes_at_least_one(shards: dict
     assert bool((after >= 1).all())
 
 
-def test_a_row_never_has_more_results_than_a_step_may_look_at(shards: dict[str, Shard]) -> None:
-    batch = Sampler(shards, phase(max_tokens=5), 1).step(0, CPU).batch
-    assert int(batch["labs"].seen.sum(dim=1).max()) <= 5
+def test_attention_never_looks_at_more_results_of_a_row_than_a_step_may(shards: dict[str, Shard]) -> None:
+    labs = Sampler(shards, phase(), 1).step(0, CPU).batch["labs"]
+    encoder = FusionModel(shards["generated"].spec, load_preset("tiny")).labs_encoder()
+    assert encoder is not None
+    some = encoder._some(labs, 5)
+    assert int(labs.seen.sum(dim=1).max()) > 5
+    assert torch.equal(some.seen.sum(dim=1), labs.seen.sum(dim=1).clamp(max=5))
 
 
 def test_a_changed_film_stays_a_film_and_every_film_changes_its_own_way(

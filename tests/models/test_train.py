@@ -46,7 +46,12 @@ def test_a_run_broken_off_and_taken_up_again_ends_where_an_unbroken_one_does(
     resumed = fit(recipe, shards, state=tmp_path, progress=lambda _p, step, _s, _l: steps.append(step))
     assert steps == [6]  # steps 5 and 6 were left to do; progress is told of the last
     assert same(resumed, fit(recipe, shards))
-    assert not (tmp_path / "state.safetensors").exists()
+    # The towers stay until a checkpoint holds them: a run broken off while judging trains nothing anew.
+    steps.clear()
+    assert same(resumed, fit(recipe, shards, state=tmp_path, progress=lambda _p, step, _s, _l: steps.append(step)))
+    assert steps == []
+    train.forget(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_state_of_another_recipe_is_not_taken_up(shards: dict[str, Shard], recipe: Recipe, tmp_path: Path) -> None:
