@@ -24,6 +24,7 @@ from cds_service.advice import load_advice
 from cds_service.cards import to_json
 from cds_service.consult import Means, consult
 from cds_service.deadline import Deadline
+from cds_service.durable import open_state
 from cds_service.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -45,8 +46,7 @@ from cds_service.pages.console import console_blueprint
 from cds_service.pages.evidence import evidence_blueprint
 from cds_service.pages.links import EvidenceLinks
 from cds_service.readiness import answer
-from cds_service.settings import Settings, SettingsError
-from cds_service.state.errors import StateError
+from cds_service.settings import Settings
 from cds_service.state.store import Store
 from cds_service.tracing import Tracing
 from cds_service.trust.clients import Client, Clients, WatchedClients
@@ -58,7 +58,6 @@ from models.contract import Assessor
 
 log = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 JSON_TYPES = ("application/json", "application/fhir+json")
 CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 NOBODY = Client(name="anonymous", fhir=())
@@ -133,14 +132,7 @@ def create_app(
         dicomweb_in_flight=settings.dicomweb_in_flight,
         ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
     )
-    try:
-        state = state or Store.open(settings.state_url, settings.state_dir, outbox_bytes=settings.outbox_mb * MIB)
-    except StateError as error:
-        raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None
-    except OSError:
-        raise SettingsError(
-            f"ORDERSIGHT_STATE_DIR is {str(settings.state_dir)!r}; write a folder we may write to"
-        ) from None
+    state = state or open_state(settings)
     services = services or load_services(settings.manifests / "services", settings.profile)
     engines = engines or {}
     house = House(

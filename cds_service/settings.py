@@ -143,6 +143,13 @@ class Settings:
         shown="sqlite:///STATE_DIR/state.sqlite",
         repr=False,
     )
+    state_owner_url: str = _setting(
+        str,
+        "PostgreSQL as the role that owns the tables, where ORDERSIGHT_STATE_URL is another role's",
+        "",
+        shown="ORDERSIGHT_STATE_URL",
+        repr=False,
+    )
     outbox_mb: int = _setting(
         _whole(1, 4096), "MiB reserved in the state folder for answers while the database takes none", 64
     )
@@ -177,6 +184,7 @@ class Settings:
             ("models", self.models or self.manifests / "models"),
             ("clients", self.clients or self.manifests / "clients.yaml"),
             ("state_url", self.state_url or f"sqlite:///{self.state_dir.absolute() / 'state.sqlite'}"),
+            ("state_owner_url", self.state_owner_url or self.state_url),
         ):
             object.__setattr__(self, name, value)
 

@@ -70,7 +70,9 @@ def _desk() -> Iterator[tuple[Accounts, Desk]]:
     settings = Settings.from_env()
     try:
         # No outbox: a command answers no calls.
-        with Store.open(settings.state_url, settings.state_dir, outbox_bytes=0) as store:
+        with Store.open(
+            settings.state_url, settings.state_dir, outbox_bytes=0, owner_url=settings.state_owner_url
+        ) as store:
             accounts = Accounts(settings.state_dir)
             try:
                 yield accounts, Desk(store)

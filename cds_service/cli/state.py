@@ -168,7 +168,7 @@ def restore(source: Annotated[Path, typer.Argument(help="A folder that `backup` 
     """Fill an empty state from a backup, and check row counts and audit chains."""
     settings = Settings.from_env()
     with _told():
-        manifest = Store.restore(source, settings.state_url, settings.state_dir)
+        manifest = Store.restore(source, settings.state_owner_url, settings.state_dir)
     Console().print(f"{sum(manifest.rows.values())} rows as of {manifest.made_at.isoformat()}; audit chains hold")
 
 
@@ -199,15 +199,29 @@ def upgrade() -> None:
     """Bring the database to this release's schema. The release before this one keeps running on it."""
     settings = Settings.from_env()
     with _told():
-        revision = schema.upgrade(read_url(settings.state_url))
+        owner, service = read_url(settings.state_owner_url), read_url(settings.state_url)
+        revision = schema.upgrade(owner)
+        if service.username and service.username != owner.username:
+            schema.grant(owner, service.username)
     Console().print(f"schema {revision}")
+
+
+@state_app.command("isolate")
+def isolate() -> None:
+    """Let PostgreSQL itself keep tenants apart, once no release before 0.2 runs any more; new databases do already."""
+    settings = Settings.from_env()
+    with _told():
+        schema.enforce_isolation(read_url(settings.state_owner_url))
+    Console().print("every query sees the tenant it names alone")
 
 
 @contextmanager
 def _store() -> Iterator[Store]:
     settings = Settings.from_env()
     # No outbox: a command answers no calls.
-    with Store.open(settings.state_url, settings.state_dir, outbox_bytes=0) as store:
+    with Store.open(
+        settings.state_url, settings.state_dir, outbox_bytes=0, owner_url=settings.state_owner_url
+    ) as store:
         yield store
 
 

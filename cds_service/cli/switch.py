@@ -49,7 +49,9 @@ def switch(
     scope, name, service = _place(what, settings)
     thresholds = _thresholds(threshold or (), service) if threshold else None
     try:
-        with Store.open(settings.state_url, settings.state_dir, outbox_bytes=0) as store:
+        with Store.open(
+            settings.state_url, settings.state_dir, outbox_bytes=0, owner_url=settings.state_owner_url
+        ) as store:
             if thresholds is not None:
                 known = next(
                     (s for s in store.switches() if (s.tenant, s.scope, s.name) == (tenant, scope, name)), None
@@ -75,7 +77,9 @@ def switches(
     """Show what is switched, by whom and why."""
     settings = Settings.from_env()
     try:
-        with Store.open(settings.state_url, settings.state_dir, outbox_bytes=0) as store:
+        with Store.open(
+            settings.state_url, settings.state_dir, outbox_bytes=0, owner_url=settings.state_owner_url
+        ) as store:
             found = store.switch_history() if history else tuple(sorted(store.switches(), key=lambda s: s.seq))
     except StateError as error:
         raise CommandError(str(error)) from None

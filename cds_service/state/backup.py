@@ -22,6 +22,7 @@ from cds_service.state import audit, keys, schema
 from cds_service.state.engines import maintenance_engine, open_engines, sqlite_file, told_plainly
 from cds_service.state.errors import BackupError
 from cds_service.state.tables import metadata
+from cds_service.state.tenancy import EVERYONE
 
 MANIFEST = "manifest.json"
 SQLITE_FILE = "state.sqlite"
@@ -110,12 +111,12 @@ def read_manifest(source: Path) -> Manifest:
 def _require_same(url: URL, manifest: Manifest, folder: Path) -> None:
     engines = open_engines(url)
     try:
-        with told_plainly(), engines.readers.connect() as conn:
+        with told_plainly(), engines.overseers.connect() as conn:
             rows = _rows(conn)
         if rows != manifest.rows:
             different = sorted(name for name in rows if rows[name] != manifest.rows.get(name))
             raise BackupError(f"the restored tables have other row counts: {', '.join(different)}")
-        verdict = audit.verify(engines.readers, folder / audit.ANCHORS)
+        verdict = audit.verify(engines.overseers, folder / audit.ANCHORS)
         if verdict.broken is not None:
             raise BackupError(f"the restored audit chain is broken: {verdict.broken.why}")
     finally:
@@ -172,6 +173,7 @@ def _dump_postgresql(url: URL, target: Path) -> tuple[dict[str, int], dict[str, 
                 "--format=custom",
                 "--no-owner",
                 "--no-privileges",
+                "--enable-row-security",  # the connection says that it sees all tenants, see _run
                 f"--snapshot={snapshot}",
                 f"--file={target}",
             )
@@ -206,6 +208,7 @@ def _run(url: URL, program: str, *arguments: str) -> None:
     where = {"PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username, "PGPASSWORD": url.password}
     where["PGDATABASE"] = url.database
     env = os.environ | {name: str(value) for name, value in where.items() if value}
+    env["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in EVERYONE.items())
     env |= {f"PG{name.upper()}": str(v) for name, v in url.query.items() if name.startswith("ssl")}
     done = subprocess.run([found, *arguments], env=env, capture_output=True, check=False)  # noqa: S603 - fixed program
     if done.returncode:

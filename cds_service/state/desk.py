@@ -78,7 +78,7 @@ class Desk:
         """A row of the installation's audit chain saying what an administrator did or tried."""
         said = dump({"who": who, "did": did, **details})
         self._store._writer.run(
-            lambda conn: chain.append(conn, "", str(uuid.uuid4()), at, "admin", details=said), WAIT_S
+            lambda conn: chain.append(conn, "", str(uuid.uuid4()), at, "admin", details=said), WAIT_S, ""
         )
 
     def by_model(self, since: datetime, until: datetime) -> tuple[ModelRow, ...]:
@@ -100,7 +100,7 @@ class Desk:
             .group_by(cards_shown.c.service, cards_shown.c.service_version, cards_shown.c.model_digest)
             .order_by(cards_shown.c.service, cards_shown.c.service_version, cards_shown.c.model_digest)
         )
-        return self._store._study(lambda conn: tuple(ModelRow(*row) for row in conn.execute(query)))
+        return self._store._reader.study(lambda conn: tuple(ModelRow(*row) for row in conn.execute(query)))
 
     def burden(self, since: datetime, until: datetime) -> Burden:
         """How often orders were interrupted, and the busiest user's last week before `until`."""
@@ -136,7 +136,7 @@ class Desk:
                 over=conn.execute(select(func.count()).where(users.c.cards > PER_USER_AND_WEEK)).scalar_one(),
             )
 
-        return self._store._study(study)
+        return self._store._reader.study(study)
 
     def search(self, wanted: Search) -> tuple[Mapping[str, Any], ...]:
         """The newest rows of the audit that fit, MOST at most; `decisions`, `details` and `ms` are read from JSON."""
@@ -157,4 +157,4 @@ class Desk:
                 row | {name: orjson.loads(row[name]) for name in ("decisions", "details", "ms")} for row in rows
             )
 
-        return self._store._study(study)
+        return self._store._reader.study(study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool, QueuePool
 
 from cds_service.state.errors import StateError, StateUnavailable
+from cds_service.state.tenancy import EVERYONE
 
 BUSY_MS = 2000
 STATEMENT_MS = 2000
@@ -25,6 +26,7 @@ LOCK_MS = 500
 STALLED_MS = 5000
 """A writer stopped in mid-transaction (SIGSTOP, lost network) is cut off, so that the others get the lock."""
 READERS = 8
+OVERSEERS = 4
 WRITE_LOCK = 0x6F726472
 """PostgreSQL advisory lock: one write transaction at a time, as SQLite has it. Group commit pays for it, and the
 audit chain, which needs an order, cannot deadlock with the other tables."""
@@ -33,19 +35,25 @@ POSTGRESQL_DRIVER = "postgresql+psycopg"
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """`writer` has one connection, used by one thread; `readers` cannot write."""
+    """`writer` has one connection, used by one thread; `readers` cannot write. Both see the tenant they name alone.
+
+    care_writer, overseers  the same for all tenants at once, as the role that owns the tables; in SQLite no others
+    """
 
     url: URL
+    owner_url: URL
     writer: Engine
     readers: Engine
+    care_writer: Engine
+    overseers: Engine
 
     @property
     def sqlite_file(self) -> Path | None:
         return sqlite_file(self.url)
 
     def dispose(self) -> None:
-        self.readers.dispose()
-        self.writer.dispose()
+        for engine in {self.readers, self.writer, self.overseers, self.care_writer}:
+            engine.dispose()
 
 
 def read_url(url: str) -> URL:
@@ -67,8 +75,9 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def open_engines(url: URL) -> Engines:
+def open_engines(url: URL, owner_url: URL | None = None) -> Engines:
     """Engines for serving. An SQLite file must exist already: a file that vanished is never made anew in silence."""
+    owner_url = owner_url or url
     path = sqlite_file(url)
     if path is not None:
         writer = create_engine("sqlite://", creator=lambda: _connect(path), pool_size=1, max_overflow=0, **_POOL)
@@ -77,31 +86,35 @@ def open_engines(url: URL) -> Engines:
         )
         _begin(writer, "BEGIN IMMEDIATE")
         _begin(readers, "BEGIN")
-    else:
-        limits = {"statement_timeout": STATEMENT_MS, "lock_timeout": LOCK_MS, "synchronous_commit": "on"}
-        stalled = {"idle_in_transaction_session_timeout": STALLED_MS}
-        writer = _postgresql(url, limits | stalled, pool_size=1, max_overflow=0, **_POOL)
-        readers = _postgresql(
-            url, limits | {"default_transaction_read_only": "on"}, pool_size=READERS, max_overflow=0, **_POOL
-        )
-    return Engines(url, writer, readers)
+        return Engines(url, url, writer, readers, writer, readers)
+    limits = {"statement_timeout": STATEMENT_MS, "lock_timeout": LOCK_MS, "synchronous_commit": "on"}
+    writing = limits | {"idle_in_transaction_session_timeout": STALLED_MS}
+    reading = limits | {"default_transaction_read_only": "on"}
+    return Engines(
+        url,
+        owner_url,
+        _postgresql(url, writing, pool_size=1, max_overflow=0, **_POOL),
+        _postgresql(url, reading, pool_size=READERS, max_overflow=0, **_POOL),
+        _postgresql(owner_url, writing | EVERYONE, pool_size=1, max_overflow=0, **_POOL),
+        _postgresql(owner_url, reading | EVERYONE, pool_size=OVERSEERS, max_overflow=0, **_POOL),
+    )
 
 
 def maintenance_engine(url: URL) -> Engine:
-    """An engine for migrations, backup and restore: one connection at a time, no limit on a statement's time."""
+    """For migrations, backup and restore: one connection at a time, all tenants, no limit on a statement's time."""
     path = sqlite_file(url)
     if path is not None:
         engine = create_engine("sqlite://", creator=lambda: _connect(path), poolclass=NullPool, hide_parameters=True)
         _begin(engine, "BEGIN IMMEDIATE")
         return engine
-    return _postgresql(url, {}, poolclass=NullPool)
+    return _postgresql(url, EVERYONE, poolclass=NullPool)
 
 
 # A statement's parameters hold comments and keys: they stay out of every error's text.
 _POOL: dict[str, Any] = {"pool_timeout": 2, "hide_parameters": True, "pool_pre_ping": True, "poolclass": QueuePool}
 
 
-def _postgresql(url: URL, options: dict[str, object], **engine: Any) -> Engine:
+def _postgresql(url: URL, options: Mapping[str, object], **engine: Any) -> Engine:
     settings = " ".join(f"-c {name}={value}" for name, value in options.items())
     arguments = {
         "connect_timeout": 2,

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -106,7 +108,7 @@ class Keeper:
             retention.forget_tokens(self._writer, now_utc())
         today = now_utc().date().isoformat()
         if self._anchored != today:
-            with told_plainly(), self._engines.readers.connect() as conn:
+            with told_plainly(), self._engines.overseers.connect() as conn:
                 heads = audit.heads(conn)
             audit.write_anchors(self._folder / audit.ANCHORS, heads, now_utc())
             self._anchored = today
@@ -119,17 +121,20 @@ class Keeper:
                     records.append(msgspec.json.decode(raw, type=AnswerRecord))
                 except msgspec.MsgspecError:
                     self._refuse(raw)
-            try:
-                self._writer.run(partial(_store_all, records=records), WRITE_S)
-            except StateUnavailable:
-                raise
-            except StateError:
-                self._store_each(records)
+            records.sort(key=attrgetter("tenant"))  # stable: each tenant's keep their order
+            for tenant, group in groupby(records, attrgetter("tenant")):
+                of_tenant = list(group)
+                try:
+                    self._writer.run(partial(_store_all, records=of_tenant), WRITE_S, tenant)
+                except StateUnavailable:
+                    raise
+                except StateError:
+                    self._store_each(of_tenant)
 
     def _store_each(self, records: Sequence[AnswerRecord]) -> None:
         for record in records:
             try:
-                self._writer.run(partial(shown.store_answer, record=record), WRITE_S)
+                self._writer.run(partial(shown.store_answer, record=record), WRITE_S, record.tenant)
             except StateUnavailable:
                 raise
             except StateError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +14,22 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, inspect, select, update
 from sqlalchemy.engine import URL
 
-from cds_service.state.engines import maintenance_engine, sqlite_file, take_write_lock, told_plainly
+from cds_service.state.engines import Engines, maintenance_engine, sqlite_file, take_write_lock, told_plainly
 from cds_service.state.errors import SchemaMismatch, StateError
 from cds_service.state.keys import Keys, sync_folder
 from cds_service.state.tables import insert_new, meta
+from cds_service.state.tenancy import is_forced, is_owner, isolate, isolation, let_in
 
+log = logging.getLogger("cds_service.state")
 COMPATIBLE = "compatible_with"
 """`meta` row: older revisions whose code still runs on this schema, space-separated. Migrations keep it; it is
 what lets a release be rolled back after the database has moved on."""
 KEY_CHECK = "key_check"
+NAMED_NO_TENANT = frozenset({"0001", "0002", "0003"})
+"""Releases to which an isolated database looks empty."""
 
 
 def config(conn: Connection | None = None) -> Config:
@@ -89,10 +94,56 @@ def upgrade(url: URL) -> str:
                 raise SchemaMismatch("the database holds other tables: give the state a database of its own")
             if found in ("current", "compatible"):
                 return MigrationContext.configure(conn).get_current_revision() or ""
+            # On an empty one no release can be running that names no tenant; on an isolated one new tables follow.
+            isolated = conn.dialect.name == "postgresql" and (found == "empty" or is_forced(conn, ["audit"]))
             command.upgrade(config(conn), "head")
+            if isolated:
+                _isolate(conn)
     finally:
         engine.dispose()
     return head()
+
+
+def enforce_isolation(url: URL) -> None:
+    """Let PostgreSQL keep tenants apart from now on: once no release before 0004 runs any more."""
+    engine = maintenance_engine(url)
+    try:
+        with told_plainly(), engine.begin() as conn:
+            require_schema(conn)
+            if conn.dialect.name == "postgresql":
+                _isolate(conn)
+    finally:
+        engine.dispose()
+
+
+def _isolate(conn: Connection) -> None:
+    isolate(conn)
+    compatible = conn.execute(select(meta.c.value).where(meta.c.name == COMPATIBLE)).scalar() or ""
+    left = " ".join(revision for revision in compatible.split() if revision not in NAMED_NO_TENANT)
+    conn.execute(update(meta).where(meta.c.name == COMPATIBLE).values(value=left))
+
+
+def require_care(engines: Engines) -> None:
+    """Raises StateError where nobody could look after all tenants; warns where the database does not part them."""
+    if engines.sqlite_file is not None:
+        return
+    with told_plainly(), engines.overseers.connect() as conn:
+        if not is_owner(conn):
+            raise StateError("ORDERSIGHT_STATE_OWNER_URL must name the role that owns the tables")
+    with told_plainly(), engines.readers.connect() as conn:
+        found = isolation(conn)
+    if found != "on":
+        log.warning("tenants are kept apart by the queries alone", extra={"fields": {"row_level_security": found}})
+
+
+def grant(url: URL, role: str) -> None:
+    """Give the role that the service connects as its rights, as the tables' owner."""
+    engine = maintenance_engine(url)
+    try:
+        with told_plainly(), engine.begin() as conn:
+            let_in(conn, role)
+    finally:
+        engine.dispose()
 
 
 def create_if_new(url: URL) -> None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
 from cds_service.state import audit as chain
 from cds_service.state.engines import told_plainly
+from cds_service.state.reader import Reader
 from cds_service.state.tables import dump, evidence
+from cds_service.state.tenancy import by_link
 from cds_service.state.writer import Writer
 
-T = TypeVar("T")
 REMEMBERED = timedelta(days=1)
 WAIT_S = 5.0
 Part = Literal["page", "films"]
@@ -79,29 +80,36 @@ class SealedRows:
     def __init__(
         self,
         writer: Writer,
-        read: Callable[[Callable[[Connection], Found | None], float], Found | None],
+        care: Writer,
+        reader: Reader,
         key: Callable[[str, str, str], str],
     ) -> None:
         self._writer = writer
-        self._read = read
+        self._care = care
+        self._reader = reader
         self._key = key
 
     def keep(self, item: SealedEvidence) -> None:
         row = {name: getattr(item, name) for name in item.__struct_fields__}
-        self._writer.run(lambda conn: conn.execute(insert(evidence), row), WAIT_S)
+        self._writer.run(lambda conn: conn.execute(insert(evidence), row), WAIT_S, item.tenant)
 
     def find(self, id_: str, part: Part = "page") -> Found | None:
         columns = [evidence.c[name] for name in Found.__struct_fields__ if name != "sealed"]
         query = select(*columns, evidence.c[part].label("sealed")).where(evidence.c.id == id_)
 
         def work(conn: Connection) -> Found | None:
+            by_link(conn, id_)
             row = conn.execute(query).mappings().one_or_none()
             return None if row is None else Found(**{str(name): value for name, value in row.items()})
 
         with told_plainly():
-            return self._read(work, 1.0)
+            return self._reader.within(work, 1.0)
 
     def open(self, id_: str, visit: str, at: datetime) -> bool:
+        found = self.find(id_)
+        if found is None:
+            return False
+
         def work(conn: Connection) -> bool:
             unopened = (evidence.c.id == id_, evidence.c.opened_at.is_(None), evidence.c.expires > at)
             taken = update(evidence).where(*unopened).values(opened_at=at, visit=visit)
@@ -125,7 +133,7 @@ class SealedRows:
             )
             return True
 
-        return self._writer.run(work, WAIT_S)
+        return self._writer.run(work, WAIT_S, found.tenant)
 
     def sweep(self, now: datetime) -> int:
         def work(conn: Connection) -> int:
@@ -134,7 +142,7 @@ class SealedRows:
             conn.execute(delete(evidence).where(evidence.c.expires < now - REMEMBERED))
             return wiped
 
-        return self._writer.run(work, WAIT_S)
+        return self._care.run(work, WAIT_S)
 
     def patient_key(self, tenant: str, patient: str) -> str:
         return self._key("patient", tenant, patient)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -25,7 +23,6 @@ from cds_service.state import backup as backups
 from cds_service.state import retention as keeping
 from cds_service.state import switches as switching
 from cds_service.state.engines import (
-    READERS,
     Engines,
     open_engines,
     patiently,
@@ -37,6 +34,7 @@ from cds_service.state.engines import (
 from cds_service.state.errors import StateError, StateUnavailable
 from cds_service.state.keeper import Keeper, now_utc
 from cds_service.state.keys import Keys
+from cds_service.state.reader import Reader
 from cds_service.state.records import (
     AnswerRecord,
     AuditVerdict,
@@ -50,9 +48,9 @@ from cds_service.state.records import (
 from cds_service.state.sealed import EvidenceStore, SealedRows
 from cds_service.state.switches import Scope, Switch, Switches, SwitchState
 from cds_service.state.tables import insert_new, jti
+from cds_service.state.tenancy import as_tenant
 from cds_service.state.writer import Writer
 
-T = TypeVar("T")
 log = logging.getLogger("cds_service.state")
 OUTBOX_BYTES = 64 * 1024 * 1024
 WAIT_S = 2.0
@@ -68,22 +66,29 @@ class Store:
         self._folder = folder
         self._keys = keys
         self._box = box
-        self._writer = Writer(engines)
+        self._writer = Writer(engines.writer, engines.sqlite_file)
+        """Sees one tenant at a time; `_care` all of them."""
+        one = engines.care_writer is engines.writer
+        self._care = self._writer if one else Writer(engines.care_writer, None)
+        self._reader = Reader(engines)
         self._closed = False
-        self._reading = threading.Semaphore(2 * READERS)
         self._switches = Switches()
         self._switches_at = time.monotonic()
         self._keeper = Keeper(engines, self._writer, folder, box, self._reload_switches)
 
     @classmethod
-    def open(cls, url: str, folder: Path | None = None, *, outbox_bytes: int = OUTBOX_BYTES) -> Store:
+    def open(
+        cls, url: str, folder: Path | None = None, *, outbox_bytes: int = OUTBOX_BYTES, owner_url: str | None = None
+    ) -> Store:
         """Open the state at `url`; `folder` holds the secret, the outbox and the anchors, beside SQLite's file if None.
 
         A new SQLite file is made; everything else must have this release's schema. Raises SchemaMismatch,
         StateError for a wrong URL or secret, StateUnavailable when the database or the disk is not there.
-        `outbox_bytes` 0 is for commands that answer no calls.
+        `outbox_bytes` 0 is for commands that answer no calls. `owner_url` is PostgreSQL's as the role that owns the
+        tables: for what looks after all tenants at once.
         """
         parsed, folder = _place(url, folder)
+        engines = open_engines(parsed, read_url(owner_url) if owner_url else None)
         if sqlite_file(parsed) is not None:
             schema.create_if_new(parsed)
             if sqlite3.sqlite_version_info < SAFE_SQLITE:
@@ -91,8 +96,9 @@ class Store:
         keys = Keys.load(folder)
         schema.require_same_secret(parsed, keys)
         box = outbox.Outbox.open(folder, outbox_bytes) if outbox_bytes else None
-        store = cls(open_engines(parsed), folder, keys, box)
+        store = cls(engines, folder, keys, box)
         try:
+            schema.require_care(engines)
             store._reload_switches()
         except StateError:
             store.close()
@@ -108,6 +114,8 @@ class Store:
         self._keeper.stop()
         self._keeper.join()
         self._writer.close()
+        if self._care is not self._writer:
+            self._care.close()
         self._engines.dispose()
         if self._box is not None:
             self._box.close()
@@ -149,7 +157,7 @@ class Store:
         """
         if not self._writer.stuck(timeout):
             try:
-                return self._writer.run(lambda conn: shown.settle_answer(conn, record, settle), timeout)
+                return self._writer.run(lambda conn: shown.settle_answer(conn, record, settle), timeout, record.tenant)
             except StateUnavailable:
                 if self._box is None:
                     raise
@@ -166,13 +174,20 @@ class Store:
         With `service`, cards of another service of the tenant are unknown too. Raises StateUnavailable.
         """
         received = now_utc()
-        return self._writer.run(lambda conn: shown.store_feedback(conn, tenant, service, items, received), timeout)
+        return self._writer.run(
+            lambda conn: shown.store_feedback(conn, tenant, service, items, received), timeout, tenant
+        )
 
     def seen(
         self, tenant: str, fingerprints: Sequence[str], user_key: str, now: datetime, *, timeout: float = 0.1
     ) -> dict[str, History]:
         """What this user was shown and answered for each fingerprint. Raises StateUnavailable after `timeout`."""
-        return self._read(lambda conn: history.seen(conn, tenant, fingerprints, user_key, now), timeout)
+
+        def query(conn: Connection) -> dict[str, History]:
+            as_tenant(conn, tenant)
+            return history.seen(conn, tenant, fingerprints, user_key, now)
+
+        return self._reader.within(query, timeout)
 
     def suppress(
         self,
@@ -192,12 +207,13 @@ class Store:
                 conn, tenant, fingerprint, until, cause, set_at=at, user_key=user_key, patient_key=patient_key
             ),
             timeout,
+            tenant,
         )
 
     @property
     def evidence(self) -> EvidenceStore:
         """What cards' evidence links lead to."""
-        return SealedRows(self._writer, self._read, self.key)
+        return SealedRows(self._writer, self._care, self._reader, self.key)
 
     # Switches -------------------------------------------------------------------------------------------------------
 
@@ -221,20 +237,21 @@ class Store:
         said = self._writer.run(
             lambda conn: switching.turn(conn, scope, name, state, thresholds, tenant=tenant, who=who, why=why, at=at),
             WAIT_S,
+            tenant,
         )
         self._reload_switches()
         return said
 
     def switch_history(self) -> tuple[Switch, ...]:
-        return self._study(switching.history)
+        return self._reader.study(switching.history)
 
     def activate_model(self, name: str, digest: str, *, who: str, why: str) -> None:
         """Make `digest` the model that answers under `name`; going back is activating the earlier one."""
         at = now_utc()
-        self._writer.run(lambda conn: switching.activate_model(conn, name, digest, who=who, why=why, at=at), WAIT_S)
+        self._writer.run(lambda conn: switching.activate_model(conn, name, digest, who=who, why=why, at=at), WAIT_S, "")
 
     def active_models(self) -> dict[str, str]:
-        return self._study(switching.active_models)
+        return self._reader.study(switching.active_models)
 
     # Reports and care -----------------------------------------------------------------------------------------------
 
@@ -242,16 +259,16 @@ class Store:
         self, since: datetime, until: datetime, *, tenant: str | None = None, service: str | None = None
     ) -> FeedbackReport:
         """Per rule what was shown and what became of it; `tenant` None is for the administrator of all."""
-        return self._study(lambda conn: reports.report(conn, tenant, since, until, service))
+        return self._reader.study(lambda conn: reports.report(conn, tenant, since, until, service))
 
     def export_feedback(self, tenant: str | None = None, *, comments: bool = False) -> Iterator[Mapping[str, Any]]:
-        with told_plainly(), self._engines.readers.connect() as conn:
+        with told_plainly(), self._engines.overseers.connect() as conn:
             yield from reports.export(patiently(conn), tenant, comments=comments)
 
     def verify_audit(self) -> AuditVerdict:
         """Check every audit chain, also against the anchors in the state folder; chains that hold are anchored anew."""
         path = self._folder / audit.ANCHORS
-        verdict = audit.verify(self._engines.readers, path)
+        verdict = audit.verify(self._engines.overseers, path)
         if verdict.ok:
             try:
                 audit.write_anchors(path, verdict.heads, now_utc())
@@ -261,12 +278,12 @@ class Store:
 
     def export_audit(self, tenant: str | None = None, *, fhir: bool = False) -> Iterator[bytes]:
         """Lines of JSON that `audit.verify_export` can follow without the database, or FHIR R4 AuditEvents."""
-        return audit.export(self._engines.readers, tenant, fhir=fhir)
+        return audit.export(self._engines.overseers, tenant, fhir=fhir)
 
     def backup(self, target: Path) -> backups.Manifest:
         """Write a backup folder while everything goes on; what the outbox holds is stored first if it can be."""
         self.replay_outbox()
-        return backups.backup(self._engines.url, self._folder, target, now_utc())
+        return backups.backup(self._engines.owner_url, self._folder, target, now_utc())
 
     @staticmethod
     def restore(source: Path, url: str, folder: Path | None = None) -> backups.Manifest:
@@ -278,8 +295,8 @@ class Store:
         """Remove what is past its term, or only count it; rows per table."""
         kept = terms or keeping.Terms()
         if dry_run:
-            return self._study(lambda conn: keeping.count(conn, now, kept))
-        return keeping.run(self._writer, now, kept)
+            return self._reader.study(lambda conn: keeping.count(conn, now, kept))
+        return keeping.run(self._care, now, kept)
 
     def erase(self, tenant: str, patient_key: str) -> keeping.Erasure:
         """Remove all about one patient but the audit rows, overwriting what lay in the file.
@@ -289,8 +306,8 @@ class Store:
         self.replay_outbox()
         if outbox.waiting(self._folder):
             raise StateUnavailable("answers still wait in an outbox: try again when the database has taken them")
-        erased = keeping.erase(self._writer, patient_key, tenant, now_utc())
-        scrub(self._engines.url)
+        erased = keeping.erase(self._care, patient_key, tenant, now_utc())
+        scrub(self._engines.owner_url)
         return erased
 
     def tell_commits(self, took: Callable[[float], None]) -> None:
@@ -314,34 +331,8 @@ class Store:
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _read(self, query: Callable[[Connection], T], timeout: float) -> T:
-        """A query on a call's path: a database that hangs costs `timeout`, never the call."""
-        answer: Future[T] = Future()
-        if not self._reading.acquire(blocking=False):
-            raise StateUnavailable("too many reads are waiting for the database")
-
-        def work() -> None:
-            try:
-                with told_plainly(), self._engines.readers.connect() as conn:
-                    answer.set_result(query(conn))
-            except Exception as error:  # noqa: BLE001 - raised again where the answer is awaited
-                answer.set_exception(error)
-            finally:
-                self._reading.release()
-
-        # A thread of its own, a daemon: no driver can be told to give up, and a hung read must not hold up the exit.
-        threading.Thread(target=work, name="state-read", daemon=True).start()
-        try:
-            return answer.result(timeout)
-        except TimeoutError:
-            raise StateUnavailable(f"the database gave no answer within {timeout:g} s") from None
-
-    def _study(self, query: Callable[[Connection], T]) -> T:
-        with told_plainly(), self._engines.readers.connect() as conn:
-            return query(patiently(conn))
-
     def _reload_switches(self) -> None:
-        with told_plainly(), self._engines.readers.connect() as conn:
+        with told_plainly(), self._engines.overseers.connect() as conn:
             if self._switches.version != switching.version(conn):
                 self._switches = switching.load(conn)
         self._switches_at = time.monotonic()

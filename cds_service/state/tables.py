@@ -112,6 +112,25 @@ audit_chain = Table(
 )
 """Where each tenant's chain ends, and after which row it begins since retention took the rows before."""
 
+audit_sent = Table(
+    "audit_sent",
+    metadata,
+    Column("tenant", String(128), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+"""Up to which row each tenant's audit has reached the audit repository."""
+
+audit_refused = Table(
+    "audit_refused",
+    metadata,
+    Column("tenant", String(128), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("status", Integer, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+"""Rows the repository would not take, however often they came, and the HTTP status it said so with."""
+
 predictions = Table(
     "predictions",
     metadata,

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from cds_service.state.engines import Engines, file_identity, take_write_lock, told_plainly
+from cds_service.state.engines import file_identity, take_write_lock, told_plainly
 from cds_service.state.errors import StateUnavailable
+from cds_service.state.tenancy import as_tenant
 
 T = TypeVar("T")
 log = logging.getLogger("cds_service.state")
@@ -24,8 +26,9 @@ WAITING = 10_000
 class _Job:
     """`work` runs inside a savepoint of its own, possibly twice: its neighbour may have broken the transaction."""
 
-    def __init__(self, work: Callable[[Connection], Any]) -> None:
+    def __init__(self, work: Callable[[Connection], Any], tenant: str | None) -> None:
         self.work = work
+        self.tenant = tenant
         self.future: Future[Any] = Future()
 
 
@@ -45,9 +48,10 @@ class Writer:
     committed_at  monotonic second of the last commit
     """
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
-        self._file = engines.sqlite_file
+    def __init__(self, engine: Engine, file: Path | None) -> None:
+        """`file` is SQLite's; a write to another file in its place would be lost."""
+        self._engine = engine
+        self._file = file
         self._identity = file_identity(self._file) if self._file else None
         self._jobs: queue.Queue[_Job | None] = queue.Queue(WAITING)
         self._busy_since: float | None = None
@@ -65,9 +69,9 @@ class Writer:
         since = self._busy_since
         return self.failing or (since is not None and time.monotonic() - since > seconds)
 
-    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
-        """Queue `work`. Raises StateUnavailable when too much is waiting already."""
-        job = _Job(work)
+    def submit(self, work: Callable[[Connection], T], tenant: str | None = None) -> Future[T]:
+        """Queue `work`, which sees rows of `tenant` alone. Raises StateUnavailable when too much is waiting already."""
+        job = _Job(work, tenant)
         try:
             if self._closed:
                 raise StateUnavailable("the store is closed")
@@ -76,13 +80,13 @@ class Writer:
             raise StateUnavailable("too many writes are waiting") from None
         return job.future
 
-    def run(self, work: Callable[[Connection], T], timeout: float) -> T:
-        """Do `work` in a transaction and return once it is committed.
+    def run(self, work: Callable[[Connection], T], timeout: float, tenant: str | None = None) -> T:
+        """Do `work` in a transaction, on rows of `tenant` alone, and return once it is committed.
 
         Raises StateUnavailable after `timeout` seconds. Work not yet begun is then dropped; work under way may
         still be committed, so work must be such that doing it again does no harm.
         """
-        future = self.submit(work)
+        future = self.submit(work, tenant)
         try:
             return future.result(timeout)
         except TimeoutError:
@@ -152,11 +156,16 @@ class Writer:
     def _transaction(self, jobs: list[_Job]) -> list[tuple[Any, Exception | None]]:
         done: list[tuple[Any, Exception | None]] = []
         self._require_same_file()
-        with self._engines.writer.connect() as conn:
+        with self._engine.connect() as conn:
             try:
                 with conn.begin():
                     take_write_lock(conn)
+                    bound: str | None = None
                     for index, job in enumerate(jobs):
+                        if job.tenant != bound:
+                            # Before the savepoint: going back to it leaves the transaction with this tenant.
+                            as_tenant(conn, job.tenant)
+                            bound = job.tenant
                         try:
                             with conn.begin_nested():
                                 value = job.work(conn)

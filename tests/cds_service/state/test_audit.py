@@ -13,6 +13,7 @@ import orjson
 import psycopg
 import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
+from postgres_cluster import as_superuser
 from state_cases import NOW, answer, card, item
 
 from cds_service.state import audit
@@ -32,7 +33,7 @@ def tamper(url: str) -> Tamper:
                 conn.execute(sql)
             conn.close()
         else:
-            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as conn:
+            with psycopg.connect(as_superuser(url), autocommit=True) as conn:
                 conn.execute("DROP TRIGGER IF EXISTS audit_append_only ON audit")
                 conn.execute(sql)  # type: ignore[arg-type]
 
@@ -126,7 +127,7 @@ def test_an_audit_row_cannot_be_changed_by_accident(filled: Store, url: str) -> 
     if url.startswith("sqlite"):
         conn: Any = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     else:
-        conn = psycopg.connect(url.replace("+psycopg", ""))
+        conn = psycopg.connect(as_superuser(url))
     with contextlib.closing(conn), pytest.raises((sqlite3.IntegrityError, psycopg.Error), match="never changed"):
         conn.execute("UPDATE audit SET status = 500")
     assert filled.verify_audit().ok

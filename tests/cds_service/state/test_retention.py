@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from postgres_cluster import as_superuser
 from state_cases import NOW, answer, card, item
 
 from cds_service.state.backup import tool
@@ -24,7 +25,7 @@ def dump(url: str, folder: Path) -> bytes:
     """Everything the database keeps: SQLite's files byte for byte, PostgreSQL's dump."""
     if url.startswith("sqlite"):
         return b"".join(path.read_bytes() for path in sorted(folder.glob("state.sqlite*")))
-    command = [tool("pg_dump"), url.replace("+psycopg", "")]
+    command = [tool("pg_dump"), as_superuser(url)]
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 

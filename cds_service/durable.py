@@ -1,0 +1,26 @@
+"""`open_state`: the durable state that the settings name, ready to answer calls."""
+
+from __future__ import annotations
+
+from cds_service.settings import Settings, SettingsError
+from cds_service.state.errors import StateError
+from cds_service.state.store import Store
+
+MIB = 1024 * 1024
+
+
+def open_state(settings: Settings) -> Store:
+    """Raises SettingsError for a URL or a folder that cannot be used."""
+    try:
+        return Store.open(
+            settings.state_url,
+            settings.state_dir,
+            outbox_bytes=settings.outbox_mb * MIB,
+            owner_url=settings.state_owner_url,
+        )
+    except StateError as error:
+        raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None
+    except OSError:
+        raise SettingsError(
+            f"ORDERSIGHT_STATE_DIR is {str(settings.state_dir)!r}; write a folder we may write to"
+        ) from None
