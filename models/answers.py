@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,6 +30,7 @@ from models.contract import (
 )
 from models.encoders import Encoded, to_batch
 from models.encoders.image import ImageEncoder
+from models.film_reader import FilmReader
 
 FILMS_KEPT = 256
 """Film encodings kept: 9 x 128 numbers each, so about a megabyte in all."""
@@ -44,20 +46,21 @@ class _Patient:
 
     inputs: FusionInput
     targets: tuple[str, ...]
-    films: tuple[NDArray[np.float32], ...]
+    films: tuple[EncodedFilm, ...]
     refusal: str | None
 
 
 class Answerer:
     """Turns inputs into assessments with a checkpoint; not thread-safe, the engine's thread owns it."""
 
-    def __init__(self, stored: Stored, *, device: str = "cpu") -> None:
-        self.card, self._gate = stored.card, stored.gate
+    def __init__(self, stored: Stored, *, device: str = "cpu", reader: FilmReader | None = None) -> None:
+        """`reader` reads films beside the model, and its gate takes the place of the checkpoint's own."""
+        self.card, self._gate, self._reader = stored.card, stored.gate, reader
         self.device = device
         self._device = torch.device(device)
         self._model = stored.model.to(self._device).eval()
         self._kept: OrderedDict[bytes, EncodedFilm] = OrderedDict()
-        self.encoder = _encoder_digest(self._model.image_encoder(), stored)
+        self.encoder = _encoder_digest(self._model.image_encoder(), stored, reader)
         """`EncodedFilm.encoder` of the films encoded here; empty where the model reads none."""
 
     def check(self, inputs: FusionInput) -> None:
@@ -140,7 +143,7 @@ class Answerer:
                 continue
             film = inputs.films.get(int(slot)) or self._film(encoder, imaging.values[slot], remember)
             if film.refusal is None:
-                films.append(film.features)
+                films.append(film)
                 seen[slot] = True
             elif not films:
                 # The newest frontal film is refused: an older one must not pass for it.
@@ -157,9 +160,16 @@ class Answerer:
             return known
         if np.isfinite(pixels).all():
             tensor = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None].to(self._device)
-            features = encoder.films(tensor)[0].cpu().numpy()
-            refusal = self._gate.refusal(pixels, features) if self._gate and remember else None
-            film = EncodedFilm(self.encoder, features, refusal)
+            grid = encoder.grid(tensor)
+            features = encoder.read_out(grid)[0].cpu().numpy()
+            refusal: str | None = None
+            parts: dict[str, NDArray[Any]] = {}
+            if self._reader is not None:
+                refusal, parts = self._reader.examine(self._model, encoder, tensor, grid)
+            elif self._gate is not None:
+                refusal = self._gate.refusal(pixels, features)
+            # What warms the engine up is no film and is not to be refused.
+            film = EncodedFilm(self.encoder, features, refusal if remember else None, parts)
         else:
             nothing = np.zeros((1 + encoder.regions, encoder.width), np.float32)
             film = EncodedFilm(self.encoder, nothing, "its pixels are not all numbers")
@@ -172,7 +182,7 @@ class Answerer:
     # ------------------------------------------------------------------------------------------ passes
 
     def _encode(self, patients: Sequence[_Patient]) -> dict[str, Encoded]:
-        films = [f for p in patients for f in p.films]
+        films = [f.features for p in patients for f in p.films]
         tensor = torch.from_numpy(np.stack(films)).to(self._device) if films else None
         slim = [p.inputs for p in patients]
         encoder = self._model.image_encoder()
@@ -216,7 +226,7 @@ class Answerer:
             }
             signals["imaging"] = Signal(imaging.code, imaging.values, imaging.age_h, only)
             inputs.append(_without_pixels(FusionInput(signals)))
-            films.append(patient.films[1])
+            films.append(patient.films[1].features)
         tensor = torch.from_numpy(np.stack(films)).to(self._device)
         encoded = self._model.encode(to_batch(collate(inputs), self._device), tensor)
         logits = self._model.fuse(encoded).total.double().cpu().numpy()
@@ -287,13 +297,16 @@ class Answerer:
         return f"No {' or '.join(needed[m] for m in target.modalities)} to go by."
 
 
-def _encoder_digest(encoder: ImageEncoder | None, stored: Stored) -> str:
-    """sha-256 over everything an encoded film depends on: the image encoder, the gate and the layout of a film."""
+def _encoder_digest(encoder: ImageEncoder | None, stored: Stored, reader: FilmReader | None) -> str:
+    """sha-256 over everything an encoded film depends on: image encoder, gate, imaging networks, layout of a film."""
     if encoder is None:
         return ""
     found = hashlib.sha256(f"{FILM_LAYOUT} {stored.card.spec.image.size}".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    if reader is not None:
+        # The evidence of a finding depends on the model's head as well.
+        found.update(f"{reader.digest} {stored.card.weights.sha256}".encode())
     if stored.gate is not None:
         found.update(msgspec.json.encode(stored.gate.numbers, order="deterministic"))
         for name, array in sorted(stored.gate.tensors.items()):

@@ -74,7 +74,7 @@ class ImageGate:
         )
 
 
-def _quantile(values: Floats, sizes: Sequence[int], q: float) -> float:
+def quantile_by_source(values: Floats, sizes: Sequence[int], q: float) -> float:
     """Quantile with the same weight for every source, however many films it has."""
     weights = np.concatenate([np.full(n, 1.0 / n) for n in sizes])
     order = np.argsort(values)
@@ -180,8 +180,8 @@ def fit_gate(
         low, high = np.quantile(values, (PIXEL_TAIL, 1.0 - PIXEL_TAIL))
         limits[name] = (round(float(low) - 0.02, 4), round(float(high) + 0.02, 4))
     numbers = GateNumbers(
-        threshold_score=round(_quantile(draft.score(kept), sizes, FALSE_REFUSALS / 2), 4),
-        threshold_spread=round(_quantile(draft.spread(kept), sizes, 1.0 - FALSE_REFUSALS / 2), 4),
+        threshold_score=round(quantile_by_source(draft.score(kept), sizes, FALSE_REFUSALS / 2), 4),
+        threshold_spread=round(quantile_by_source(draft.spread(kept), sizes, 1.0 - FALSE_REFUSALS / 2), 4),
         pixels=limits,
         false_refusals={},
         refused={},

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from models.answers import Answerer
 from models.card import Card, TargetCard
-from models.checkpoint import load_checkpoint
+from models.checkpoint import CARD, load_checkpoint
 from models.contract import (
     Assessment,
     EncodedFilm,
@@ -37,6 +37,8 @@ from models.contract import (
     Tier,
     empty_signal,
 )
+from models.film_reader import NAME as FILM_READER
+from models.film_reader import load_film_reader
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +103,11 @@ class Engine:
         if threads is not None:
             torch.set_num_threads(threads)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(Answerer(load_checkpoint(folder), device=chosen), queue=queue, micro_batch=micro_batch)
+        # The imaging networks lie beside the models they serve; without them a film has findings and no reading.
+        beside = folder.parent / FILM_READER
+        reader = load_film_reader(beside, device=chosen) if (beside / CARD).is_file() else None
+        answerer = Answerer(load_checkpoint(folder), device=chosen, reader=reader)
+        return cls(answerer, queue=queue, micro_batch=micro_batch)
 
     @property
     def card(self) -> Card:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cds_service.cli.errors import CommandError
+from cds_service.cli.imaging import evaluate_imaging, train_imaging
 from cds_service.cli.model_page import page as model_page
 from cds_service.settings import Settings
 from fhir_mappers.export import export
@@ -21,6 +22,8 @@ from models.checkpoint import read_card
 from models.config import ConfigError, Recipe, load_preset, load_recipe
 from models.data import ShardError
 from models.evaluate import evaluate as judge
+from models.film_reader import NAME as FILM_READER
+from models.film_reader import is_film_reader
 from models.metrics import Estimated
 
 Data = Annotated[Path, typer.Option(help="Folder with one folder per data set.")]
@@ -28,7 +31,9 @@ Shards = Annotated[Path, typer.Option(help="Where exported training shards are k
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe of models/configs, e.g. chest-open, or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe of models/configs, e.g. chest-open or chest-anatomy, or a YAML file.")
+    ],
     data: Data = Path("../shared/data"),
     shards: Shards = Path("cache/shards"),
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder [manifests/models/NAME].")] = None,
@@ -42,6 +47,9 @@ def train(
     import torch
 
     torch.set_num_threads(threads)
+    if Path(recipe).stem == FILM_READER:
+        train_imaging(recipe, data, shards, out)
+        return
     console = Console()
     try:
         plan = load_recipe(recipe)
@@ -76,15 +84,22 @@ def train(
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model of the models folder, or a checkpoint folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model of the models folder, a checkpoint folder, or `imaging` for what reads films"),
+    ],
     shards: Shards = Path("cache/shards"),
     stored: Annotated[bool, typer.Option("--stored", help="Only show the figures in model.json.")] = False,
-    page: Annotated[Path | None, typer.Option(help="Write the page of all models here, e.g. docs/model.md.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the page of all models (or of imaging) here.")] = None,
 ) -> None:
     """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI."""
     settings = Settings.from_env()
+    if model in ("imaging", FILM_READER):
+        evaluate_imaging(shards, stored=stored, page_file=page)
+        return
     if page is not None:
-        page.write_text(model_page(sorted(p.parent for p in settings.models.glob("*/model.json"))), encoding="utf-8")
+        folders = sorted(p.parent for p in settings.models.glob("*/model.json") if not is_film_reader(p.parent))
+        page.write_text(model_page(folders), encoding="utf-8")
     folder = Path(model) if Path(model).is_dir() else settings.models / model
     card = read_card(folder)
     if stored:

@@ -11,7 +11,7 @@ import torch
 from models.card import Card
 from models.checkpoint import load_checkpoint
 from models.data import Shard
-from models.gates import CHANGES, ImageGate, _quantile, pixel_statistics, spoilt
+from models.gates import CHANGES, ImageGate, pixel_statistics, quantile_by_source, spoilt
 
 
 @pytest.fixture(scope="module")
@@ -71,5 +71,5 @@ def test_the_share_of_films_turned_away_is_measured_and_small(checkpoint: tuple[
 def test_a_small_source_counts_as_much_as_a_large_one() -> None:
     # A hundred films at 0 and one at 1: half the weight lies on either value.
     values = np.array([0.0] * 100 + [1.0])
-    assert _quantile(values, [100, 1], 0.45) == 0.0
-    assert _quantile(values, [100, 1], 0.55) == 1.0
+    assert quantile_by_source(values, [100, 1], 0.45) == 0.0
+    assert quantile_by_source(values, [100, 1], 0.55) == 1.0

@@ -1,0 +1,116 @@
+"""Where on a film a finding's probability comes from: how much of it goes when a part of the film is blotted out.
+
+At order time the parts are the cells of the encoder's own grid, all blotted out in one small pass, so that every
+finding is placed for less than a film's encoding costs. For the evidence page the film itself is (`explain`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.anatomy import Mask
+from models.contract import Place, Zone
+from models.encoders.image import ImageEncoder
+from models.fusion import FusionModel
+
+Heat = NDArray[np.float32]
+
+MARGIN = 0.05
+"""Evidence this far outside a lung (as a share of the film) is taken for the zone's next to it: a finding at the chest
+wall has half of its cell there."""
+LEAST_SHARE = 0.25
+"""A zone is named only where this share of the evidence lies in it; of six zones even evidence leaves at most 0.17."""
+PREFIX = "finding."
+
+
+def findings_of(model: FusionModel) -> dict[str, int]:
+    """The columns of the model's findings, by the finding's name: `effusion` of target `finding.effusion`."""
+    named = {t.name: n for n, t in enumerate(model.spec.targets)}
+    return {name[len(PREFIX) :]: n for name, n in named.items() if name.startswith(PREFIX)}
+
+
+def finding_logits(model: FusionModel, films: Tensor, columns: Sequence[int]) -> Tensor:
+    """What the imaging head says of films' encodings (N, 1 + K, D) by themselves -> (N, T), without bias."""
+    head = model.heads["imaging"].weight
+    assert isinstance(head, Tensor)
+    return films.mean(dim=1) @ head[list(columns)].T
+
+
+@torch.inference_mode()
+def evidence(model: FusionModel, encoder: ImageEncoder, grid: Tensor) -> dict[str, Heat]:
+    """Heat (h, w) by finding for one film's grid (1, C, h, w): the logit lost without each cell, where any is lost.
+
+    A cell is blotted out with the mean of the film's others, and a heat sums to 1 or is zero everywhere.
+    """
+    columns = findings_of(model)
+    _, channels, height, width = grid.shape
+    cells = height * width
+    flat = grid.reshape(channels, cells)
+    mean = (flat.sum(dim=1, keepdim=True) - flat) / max(cells - 1, 1)
+    blotted = flat.expand(cells, channels, cells).clone()
+    index = torch.arange(cells)
+    blotted[index, :, index] = mean.T
+    films = encoder.read_out(torch.cat([grid, blotted.reshape(cells, channels, height, width)]))
+    logits = finding_logits(model, films, list(columns.values()))
+    lost = (logits[:1] - logits[1:]).clamp(min=0.0).T.reshape(len(columns), height, width).cpu().numpy()
+    return {name: normalised(heat) for name, heat in zip(columns, lost, strict=True)}
+
+
+def normalised(heat: NDArray[np.float32]) -> Heat:
+    total = float(heat.sum())
+    return np.asarray(heat / total if total > 1e-9 else np.zeros_like(heat), np.float32)
+
+
+def place(finding: str, heat: Heat, zones: Mapping[Zone, Mask]) -> Place:
+    """Which zone the evidence lies in; `zones` on a square of any size."""
+    if not zones or not heat.any():
+        return Place(finding, heat, None, 0.0)
+    shape = next(iter(zones.values())).shape
+    fine = _spread(heat, shape)
+    names = list(zones)
+    # Each pixel near a lung belongs to the nearest zone.
+    away = np.stack([ndimage.distance_transform_edt(~zones[name]) for name in names])
+    nearest = np.where(away.min(axis=0) <= MARGIN * shape[0], away.argmin(axis=0), -1)
+    shares = [float(fine[nearest == n].sum()) for n in range(len(names))]
+    best = int(np.argmax(shares))
+    return Place(finding, heat, names[best] if shares[best] >= LEAST_SHARE else None, round(shares[best], 3))
+
+
+def _spread(heat: Heat, shape: tuple[int, ...]) -> Heat:
+    """Heat on a coarse grid over a finer one, with the same sum."""
+    fine = F.interpolate(torch.from_numpy(heat)[None, None], size=shape, mode="bilinear", align_corners=False)
+    return normalised(fine[0, 0].numpy())
+
+
+@torch.inference_mode()
+def explain(model: FusionModel, pixels: NDArray[np.float32], finding: str, *, parts: int = 16) -> Heat:
+    """A map (H, W) of one finding on one film (1, H, W) for the evidence page: the logit lost where a patch, an eighth
+    of the film wide, is replaced by its own blur. `parts` patches a side; sums to 1 or is zero everywhere.
+
+    Raises ValueError for a model without films or without this finding.
+    """
+    encoder, columns = model.image_encoder(), findings_of(model)
+    if encoder is None or finding not in columns:
+        raise ValueError(f"no films to explain {finding!r} on")
+    film = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None]
+    size = film.shape[-1]
+    blur = F.interpolate(
+        F.interpolate(film, size=(6, 6), mode="area"), size=(size, size), mode="bilinear", align_corners=False
+    )
+    axis = (torch.arange(size) + 0.5) / size
+    centres = (torch.arange(parts) + 0.5) / parts
+    inside = ((axis[None] - centres[:, None]).abs() < 1.0 / 16.0).float()  # (parts, size)
+    whole = finding_logits(model, encoder.films(film), [columns[finding]])[0, 0]
+    lost = torch.zeros(parts, parts)
+    for row in range(parts):
+        patch = inside[row][None, :, None] * inside[:, None, :]  # (parts, size, size)
+        blotted = film * (1.0 - patch[:, None]) + blur * patch[:, None]
+        lost[row] = whole - finding_logits(model, encoder.films(blotted), [columns[finding]])[:, 0]
+    return _spread(normalised(lost.clamp(min=0.0).numpy()), (size, size))
