@@ -1,4 +1,4 @@
-"""`Transport`: one GET, or POST of a form, that ends by its deadline, whatever the server does.
+"""`Transport`: one GET, or POST, that ends by its deadline, whatever the server does.
 
 requests bounds one read of a socket, not a call: a server that drips a byte now and then holds a thread for as long
 as it likes. So bodies are read piece by piece against the clock, and whoever waits for a read may end it from
@@ -65,6 +65,7 @@ class Ask:
     form   is POSTed instead, once: what it holds is mostly good once, and OAuth's errors (400 and 401, RFC 6749 5.2)
            are answers to it as well
     basic  user and password of HTTP Basic, in place of a token
+    body   is POSTed as `media` says what it is, by `get`: only for what the server takes twice as once
     """
 
     below: str = field(repr=False)
@@ -73,6 +74,8 @@ class Ask:
     token: str | None = field(default=None, repr=False)
     gzip: bool = False
     form: Mapping[str, str] | None = field(default=None, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    media: str = ""
     basic: tuple[str, str] | None = field(default=None, repr=False)
 
 
@@ -240,23 +243,25 @@ class Transport:
         }
         if ask.token is not None:
             headers["Authorization"] = f"Bearer {ask.token}"
+        if ask.body is not None:
+            headers["Content-Type"] = ask.media
         session: requests.Session | None = getattr(self._thread, "session", None)
         if session is None:
             session = self._thread.session = _new_session(self._ca_bundle)
         _now.call, _now.resolver = call, self._resolver
         try:
             with session.request(
-                "GET" if ask.form is None else "POST",
+                "GET" if ask.form is None and ask.body is None else "POST",
                 url,
                 headers=headers,
-                data=ask.form,
+                data=ask.form if ask.body is None else ask.body,
                 auth=ask.basic,
                 stream=True,
                 allow_redirects=False,
                 timeout=call.time_left(),
             ) as response:
                 if ask.form is None or response.status_code not in (400, 401):
-                    _check_status(response)
+                    _check_status(response, written=ask.body is not None)
                 body = _read_body(response, call, ask.limit)
                 return Got(response.headers.get("Content-Type", ""), body, response.status_code)
         except requests.exceptions.Timeout:
@@ -270,11 +275,11 @@ class Transport:
             call.finish()
 
 
-def _check_status(response: requests.Response) -> None:
+def _check_status(response: requests.Response, *, written: bool = False) -> None:
     status = response.status_code
     if status in (401, 403):
         raise FetchFailed("refused", status)
-    if status not in (200, 204):
+    if status not in (200, 204, *((201, 202) if written else ())):
         # Redirects end here too: the token would follow them.
         asked = response.headers.get("Retry-After", "")
         wait_s = float(asked) if status in (429, 503) and asked.isascii() and asked.isdigit() else None

@@ -11,7 +11,7 @@ from cds_service.pages.console_page import Console, admin, reason
 from cds_service.state.desk import MOST, Search
 
 FIELDS = ("since", "until", "hook_instance", "service", "tenant", "patient", "user", "kind")
-KINDS = ("answer", "feedback", "switch", "model", "evidence", "admin", "retention", "erasure")
+KINDS = ("answer", "feedback", "switch", "model", "evidence", "write-back", "admin", "retention", "erasure")
 
 
 def add_audit(blueprint: Blueprint, console: Console) -> None:
