@@ -1,7 +1,8 @@
 """imaging-timing: has it just been done, is it already ordered, is it too early or overdue? Rules TM-01 to TM-04.
 
-Here: the repeat of a study that has been done (TM-01) and the order that stands already (TM-02). When a nodule is to be
-looked at again (TM-03, TM-04) is in `nodule_follow_up`. A report's words are shown, and never speak louder than info.
+Here: the repeat of a study that has been done (TM-01). The order that stands already (TM-02) is in `duplicate_orders`,
+when a nodule is to be looked at again (TM-03, TM-04) in `nodule_follow_up`. A report's words never speak louder than
+info.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cds_service.advice import drafts
+from cds_service.advice.duplicate_orders import EVIDENCE, MOST_REMOVED, REASONS, duplicate_card, order_name
 from cds_service.advice.film_change import change_line
 from cds_service.advice.gate import closed
 from cds_service.advice.nodule_follow_up import early_card, overdue_card
@@ -20,14 +22,12 @@ from cds_service.advice.prior_studies import (
     Since,
     asks_for_more,
     occurrence,
-    on_the_body,
     planned,
     priors,
     same,
     sentences,
     sides_of,
     since,
-    study_name,
     window,
 )
 from cds_service.advice.writing import (
@@ -38,7 +38,6 @@ from cds_service.advice.writing import (
     fitting,
     missing_evidence,
     moment,
-    override_reasons,
     rule_line,
     rule_on,
     setting,
@@ -46,28 +45,12 @@ from cds_service.advice.writing import (
 )
 from cds_service.cards import Card, Link, Suggestion, new_uuid
 from cds_service.markdown import escape_markdown, plain_text
-from fhir_mappers import fhir
 from fhir_mappers.record import Order
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
 
-QUOTE_CHARS, CONCLUSION_CHARS, NAME_CHARS = 70, 300, 40
-MOST_REMOVED = 3
-REASONS = override_reasons(
-    (("new-question", "New clinical question"), ("prior-not-adequate", "Prior study not adequate")),
-    without=("patient-contraindication", "patient-refuses"),
-)
-EVIDENCE = {
-    "orders": "existing orders",
-    "studies": "imaging studies",
-    "reports": "radiology reports",
-    "procedures": "procedures",
-    "vitals": "vital signs",
-    "conditions": "problem list",
-    "encounter": "encounter",
-    "goals": "goals of care",
-}
+QUOTE_CHARS, CONCLUSION_CHARS = 70, 300
 NEEDED_FOR_A_REPEAT = ("procedures", "vitals", "conditions", "encounter", "studies", "reports")
 """Without one of these nobody knows that nothing has happened since: the card then recommends nothing."""
 
@@ -83,7 +66,7 @@ def advise(case: Case) -> list[Card]:
     if not drafts.touched(case, ordered) or care.emergency(case.record, ordered):
         return []
     ordered = tuple(o for o in ordered if not _comparison(case, o))
-    found = _duplicate_card(case, ordered) or _repeat_card(case, ordered) or early_card(case, ordered)
+    found = duplicate_card(case, ordered) or _repeat_card(case, ordered) or early_card(case, ordered)
     return [found] if found else []
 
 
@@ -95,140 +78,6 @@ def _comparison(case: Case, order: Order) -> bool:
         (d.get("system"), d.get("code")) for c in detail_codes for d in c.get("coding") or () if isinstance(d, dict)
     ]
     return any(f"{system}|{code}" in codes for system, code in (*order.codes, *named))
-
-
-def _watched_elsewhere(case: Case, order: Order) -> bool:
-    """Films in intensive care are taken day by day."""
-    film = order.imaging is not None and order.imaging.duplicate_group == "cxr"
-    return film and care.in_intensive_care(case.record)
-
-
-# --- TM-02: it is ordered already ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A draft, and the order that stands already."""
-
-    draft: Order
-    other: Order
-
-
-def _duplicate_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
-    rule = rule_on(case.service, "TM-02")
-    pairs = _pairs(case, ordered)
-    if rule is None or not pairs or not drafts.touched(case, [o for p in pairs for o in (p.draft, p.other) if o.draft]):
-        return None
-    first = pairs[0]
-    name, removed = _study(first.draft), tuple(p.draft for p in pairs)
-    who, when = _requester(first.other), _date(case, first.other)
-    known = f"{name} already ordered for {when}"
-    if first.other.draft:
-        heads = [f"{name} is drafted twice for {when}: remove the duplicate."]
-    else:
-        heads = [f"{known} by {who}: remove the duplicate."] if who else []
-        heads.append(f"{known}: remove the duplicate.")
-    more = len({p.draft.ref for p in pairs}) - 1
-    if more:
-        heads = [f"{h.rstrip('.')}, and {more} more." for h in heads]
-    actions = drafts.remove(*removed)
-    label = "Remove the duplicate order" + ("s" if len(actions) > 1 else "")
-    firm = all(p.other.draft or p.other.status == "active" for p in pairs)
-    facts = []
-    for pair in pairs[:MOST_REMOVED]:
-        by = _requester(pair.other)
-        state = "draft" if pair.other.draft else pair.other.status
-        facts.append(
-            Fact(
-                f"{_name(pair.other)}, {state}",
-                f"for {_date(case, pair.other)}" + (f", by {by}" if by else ""),
-                day(pair.other.authored),
-                "Orders" if not pair.other.draft else "Drafts",
-            )
-        )
-        facts.append(
-            Fact(
-                "Ordered now", f"{_name(pair.draft)}, for {_date(case, pair.draft)}", day(pair.draft.authored), "Drafts"
-            )
-        )
-    return card(
-        case.service,
-        "TM-02",
-        uuid=new_uuid(),
-        orders=removed,
-        deciding=tuple(sorted(f"{_study(p.draft)} for {_date(case, p.other)}" for p in pairs)),
-        indicator=rule.tier,
-        summary=fitting(*heads),
-        detail=detail(
-            why=f"{len(removed)} draft{'s' if len(removed) > 1 else ''} for a study that stands in the orders already.",
-            facts=facts,
-            advice="One study answers both orders; the earlier one is kept.",
-            unknown=missing_evidence(case.shortfalls, EVIDENCE),
-            rule=rule_line(case.service, "TM-02"),
-        ),
-        suggestions=(Suggestion(label, actions, is_recommended=firm),) if actions else (),
-        reasons=REASONS,
-        choose="at-most-one",
-    )
-
-
-def _pairs(case: Case, ordered: tuple[Order, ...]) -> tuple[_Pair, ...]:
-    """Each draft that another order makes needless: of two drafts the later written, of two alike the later named."""
-    kept: list[Order] = [o for o in case.record.orders if not o.draft and o.imaging is not None]
-    found = []
-    for draft in sorted(ordered, key=_written):
-        if _watched_elsewhere(case, draft):
-            continue
-        other = next((o for o in kept if _duplicates(case, draft, o)), None)
-        if other is not None:
-            found.append(_Pair(draft, other))
-        else:
-            kept.append(draft)
-    return tuple(found)
-
-
-def _written(order: Order) -> tuple[bool, float, str]:
-    return order.authored is None, order.authored.timestamp() if order.authored else 0.0, order.ref
-
-
-def _duplicates(case: Case, draft: Order, other: Order) -> bool:
-    record = case.record
-    if draft.imaging is None or other.imaging is None or _refers(draft, other):
-        return False
-    if not same(draft.imaging, sides_of(draft), other.imaging, sides_of(other)):
-        return False
-    # After a procedure another film is a new question, whatever was ordered before it.
-    written = None if other.draft else other.authored
-    if written and any(
-        e.kind == "procedure" and e.start and e.start > written and on_the_body(e) for e in record.events
-    ):
-        return False
-    due = occurrence(other, record.as_of) or (None if other.draft else other.authored) or record.as_of
-    return abs(planned(draft, record.as_of) - due) <= window(record, draft.imaging)
-
-
-def _refers(draft: Order, other: Order) -> bool:
-    """The draft replaces the order, or is its continuation: no duplicate of it."""
-    named = [r for key in ("replaces", "basedOn") for r in fhir.each(draft.resource.get(key)) if isinstance(r, dict)]
-    return any(isinstance(ref := r.get("reference"), str) and ref.endswith(other.ref) for r in named)
-
-
-def _requester(order: Order) -> str:
-    by = order.resource.get("requester")
-    name = by.get("display") if isinstance(by, dict) else None
-    return plain_text(name, NAME_CHARS) if isinstance(name, str) else ""
-
-
-def _name(order: Order) -> str:
-    return drafts.name_of(order) if order.text else _study(order)
-
-
-def _study(order: Order) -> str:
-    return study_name(order.imaging) if order.imaging is not None else drafts.name_of(order)
-
-
-def _date(case: Case, order: Order) -> str:
-    return day(occurrence(order, case.record.as_of) or (None if order.draft else order.authored) or case.record.as_of)
 
 
 # --- TM-01: it has just been done ------------------------------------------------------------------------------------
@@ -260,7 +109,7 @@ def _repeat_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
         actions = drafts.remove(repeat.draft) if repeat.removable else ()
         firm = repeat.prior.final and not missing and not repeat.since.unknown
         if actions:
-            label = f"Remove the order: {_name(repeat.draft)}"
+            label = f"Remove the order: {order_name(repeat.draft)}"
             suggestions.append(Suggestion(label, actions, is_recommended=firm))
     model = change_line(case) if first.prior.imaging.duplicate_group == "cxr" else ""
     return card(
@@ -328,7 +177,7 @@ def _repeat_facts(case: Case, repeat: _Repeat) -> list[Fact]:
     when = moment(occurrence(repeat.draft, case.record.as_of) or repeat.draft.authored)
     return [
         Fact(prior.name, report, moment(prior.at), "Radiology"),
-        Fact("Ordered now", f"{_name(repeat.draft)}, window {hours} h", when, "Drafts"),
+        Fact("Ordered now", f"{order_name(repeat.draft)}, window {hours} h", when, "Drafts"),
     ]
 
 

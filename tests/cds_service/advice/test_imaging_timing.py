@@ -237,7 +237,9 @@ def test_two_films_and_a_model_give_one_line_about_change_and_alter_nothing_else
 
 # --- TM-02 ----------------------------------------------------------------------------------------------------------
 
-STANDING = standing("x1", "36643-5", "Chest X-ray", requester={"display": "Dr Ada Byron"})
+DUE = {"occurrenceDateTime": "2026-03-10T18:00:00Z"}
+STANDING = standing("x1", "36643-5", "Chest X-ray", requester={"display": "Dr Ada Byron"}) | DUE
+UNDATED = {k: v for k, v in STANDING.items() if k != "occurrenceDateTime"}
 
 
 def test_an_order_that_stands_already_warns_and_removes_the_new_one() -> None:
@@ -254,7 +256,7 @@ def test_an_order_that_stands_already_warns_and_removes_the_new_one() -> None:
         chart(STANDING | {"status": "completed"}),
         chart(STANDING | {"status": "revoked"}),
         chart(STANDING | {"status": "entered-in-error"}),
-        chart(STANDING | {"authoredOn": "2026-03-09T20:00:00Z"}),  # eighteen hours ago, never closed
+        chart(UNDATED | {"authoredOn": "2026-03-09T20:00:00Z"}),  # eighteen hours ago, never closed
         chart(STANDING | {"occurrenceDateTime": "2026-03-12T08:00:00Z"}),
         chart(STANDING | {"code": coded(LOINC, "29252-4")}),
         chart(STANDING | {"subject": {"reference": "Patient/p2"}}),
@@ -270,6 +272,22 @@ def test_another_order_is_no_duplicate(given: Chart) -> None:
     assert given.cards(NAME) == []
 
 
+def test_an_order_that_does_not_say_when_it_is_due_informs_and_recommends_nothing() -> None:
+    card = card_of(chart(UNDATED))
+    assert card.indicator == "info"
+    assert card.summary == (
+        "Chest film already ordered on 2026-03-10 by Dr Ada Byron: no date given, look before ordering another."
+    )
+    assert "Not known: when the earlier order is to be done" in text(card)
+    assert not card.suggestions[0].is_recommended
+
+
+def test_an_order_whose_film_was_taken_since_is_carried_out_and_the_film_is_shown_instead() -> None:
+    open_still = STANDING | {"authoredOn": "2026-03-10T08:00:00Z"}  # the film of 09:05 answers it
+    assert rule_of(chart(open_still, DONE)) == "TM-01"
+    assert rule_of(chart(STANDING | {"authoredOn": "2026-03-10T12:00:00Z"}, DONE)) == "TM-02"
+
+
 def test_of_two_drafts_the_later_written_is_removed_in_either_order() -> None:
     first = FILM | {"id": "d7", "authoredOn": "2026-03-10T13:00:00Z"}
     second = FILM | {"id": "d2", "authoredOn": "2026-03-10T13:30:00Z"}
@@ -281,7 +299,7 @@ def test_of_two_drafts_the_later_written_is_removed_in_either_order() -> None:
 
 def test_a_whole_set_of_duplicates_is_one_card() -> None:
     ct = imaging_order("d3", "24628-0", "CT chest with contrast")
-    card = card_of(chart(STANDING, standing("x2", "29252-4", "CT chest"), drafts=(FILM, ct)))
+    card = card_of(chart(STANDING, standing("x2", "29252-4", "CT chest") | DUE, drafts=(FILM, ct)))
     assert [a["resourceId"] for a in actions(card)] == ["ServiceRequest/d1", "ServiceRequest/d3"]
     assert card.summary.endswith("and 1 more.")
 
@@ -294,10 +312,6 @@ def test_an_order_on_hold_counts_and_removes_nothing_by_recommendation() -> None
 def test_a_requester_without_a_name_is_not_made_up() -> None:
     card = card_of(chart({k: v for k, v in STANDING.items() if k != "requester"}))
     assert card.summary == "Chest film already ordered for 2026-03-10: remove the duplicate."
-
-
-def test_the_warning_about_an_order_goes_before_the_study_done() -> None:
-    assert rule_of(chart(STANDING, DONE)) == "TM-02"
 
 
 def test_on_selection_only_a_selected_draft_is_spoken_of() -> None:
