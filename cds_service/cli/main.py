@@ -28,6 +28,7 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
     "check": (("check",), _commands(check="check")),
     "openapi": (("openapi",), _commands(openapi="openapi")),
     "cards": (("cards",), _commands(cards="cards")),
+    "backbone": (("backbone", "adapt"), lambda app, module: module.mount(app)),
     "model": (("train", "evaluate"), _commands(train="train", evaluate="evaluate")),
     "state": (
         ("audit", "feedback", "retention", "state", "backup", "restore", "erase"),
@@ -47,6 +48,7 @@ EXPECTED = (
     "cds_service.server.CannotListen",
     "cds_service.settings.SettingsError",
     "cds_service.trust.clients.ClientsError",
+    "models.backbones.manifest.BackboneError",
     "models.checkpoint.CheckpointError",
 )
 """Errors that say what to do; everything else is a bug and keeps its traceback. By name, so that none is imported."""

@@ -116,7 +116,7 @@ FAMILIES: Mapping[Family, Kind] = {
         _SIGLIP.rename,
     ),
     "xrv-densenet": Kind(lambda a: DenseNet(**a), lambda net, film: net(film), ("conv1", "conv2")),
-    "timm": Kind(_timm, _timm_features, ("qkv", "fc1", "fc2", "conv_pw")),
+    "timm": Kind(_timm, _timm_features, ("qkv", "fc1", "fc2", "pw_exp.conv", "pw_proj.conv")),
 }
 
 
