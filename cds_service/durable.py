@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from cds_service.settings import Settings, SettingsError
 from cds_service.state.errors import StateError
+from cds_service.state.feed import Repository
 from cds_service.state.store import Store
+from cds_service.trust.origins import read_base
 
 MIB = 1024 * 1024
+
+
+def _repository(settings: Settings) -> Repository | None:
+    if settings.audit_repository == "off":
+        return None
+    ca_bundle = str(settings.ca_bundle) if settings.ca_bundle else None
+    return Repository(read_base(settings.audit_repository), settings.audit_token_file, ca_bundle)
 
 
 def open_state(settings: Settings) -> Store:
@@ -17,6 +26,7 @@ def open_state(settings: Settings) -> Store:
             settings.state_dir,
             outbox_bytes=settings.outbox_mb * MIB,
             owner_url=settings.state_owner_url,
+            repository=_repository(settings),
         )
     except StateError as error:
         raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from cds_service.admission import Reason as Shed
 from cds_service.metrics import DESCRIBED, model_labels, tenant_id
 from cds_service.readiness import checks
+from cds_service.state.feed import Outcome as Sent
 from cds_service.thinking import Failure
 from cds_service.trust.jwt import Refusal
 from cds_service.trust.keys import Refresh
@@ -62,9 +63,10 @@ class Gauges:
                 for name, engine in house.engines.items()
             },
         )
-        health = house.state.health()
-        yield _family("outbox_depth", {(): float(health.outbox)})
-        yield _family("outbox_oldest_seconds", {(): health.outbox_oldest_s})
+        feed = house.state.feed
+        sent = feed.counts if feed is not None else {}
+        yield _family("audit_export_total", {(kind,): float(sent.get(kind, 0)) for kind in get_args(Sent)})
+        yield _family("audit_export_oldest_seconds", {(): health.unsent_s})
         yield _family("cds_ready", {(name,): float(check.ok) for name, check in checks(house).items()})
 
 

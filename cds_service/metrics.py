@@ -69,6 +69,13 @@ DESCRIBED = (
     Described("db_commit_seconds", "histogram", (), "one transaction of the durable state, commit included"),
     Described("outbox_depth", "gauge", (), "answers that wait on disk for the database"),
     Described("outbox_oldest_seconds", "gauge", (), "how long the oldest of them has waited"),
+    Described(
+        "audit_export_total",
+        "counter",
+        ("outcome",),
+        "audit rows and the audit repository: delivered, retried, refused for good",
+    ),
+    Described("audit_export_oldest_seconds", "gauge", (), "how long the oldest row that is not delivered has waited"),
     Described("cds_ready", "gauge", ("check",), "1 while the check of /readyz holds"),
 )
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from cds_service.manifest import Profile
+from cds_service.trust.origins import read_base
 
 PREFIX = "ORDERSIGHT_"
 NOT_OURS = frozenset({"ORDERSIGHT_SHARED"})
@@ -63,6 +64,10 @@ def _traces(text: str) -> str:
     if text != "off" and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):
         raise ValueError("write off, or an address such as http://127.0.0.1:4318/v1/traces")
     return text
+
+
+def _repository(text: str) -> str:
+    return text if text == "off" else str(read_base(text))
 
 
 def _origin(text: str) -> str:
@@ -149,6 +154,14 @@ class Settings:
         "",
         shown="ORDERSIGHT_STATE_URL",
         repr=False,
+    )
+    audit_repository: str = _setting(
+        _repository,
+        "FHIR base of the audit repository, which gets every audit row as an AuditEvent (IHE ITI-20), or `off`",
+        "off",
+    )
+    audit_token_file: Path | None = _setting(
+        _file, "file with the bearer token for the audit repository", None, shown="none"
     )
     outbox_mb: int = _setting(
         _whole(1, 4096), "MiB reserved in the state folder for answers while the database takes none", 64

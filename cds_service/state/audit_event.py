@@ -14,6 +14,8 @@ import orjson
 
 TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
 KEYED = "urn:ordersight:keyed-hash"
+ROW_TAG = "urn:ordersight:audit-row"
+"""A server that makes the resource gives it an id of its own; the tag is what it is known by."""
 KIND = "urn:ordersight:audit-kind"
 PERSON, SYSTEM_OBJECT = "1", "2"
 PATIENT_ROLE, JOB_ROLE = "1", "20"
@@ -63,6 +65,7 @@ def audit_event(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "resourceType": "AuditEvent",
         "id": row["id"],
+        "meta": {"tag": [{"system": ROW_TAG, "code": row["id"]}]},
         "type": _coding("audit-event-type", "rest" if row["kind"] in ("answer", "feedback") else "object"),
         "subtype": [{"system": KIND, "code": row["hook"] or row["kind"]}],
         "action": "E",

@@ -71,6 +71,16 @@ def read_url(url: str) -> URL:
     raise StateError("the state URL is sqlite:////path/state.sqlite or postgresql+psycopg://user@host/database")
 
 
+def place(url: str, folder: Path | None) -> tuple[URL, Path]:
+    """The database, and the local folder of its secret and outbox. Raises StateError."""
+    parsed = read_url(url)
+    path = sqlite_file(parsed)
+    folder = folder or (path.absolute().parent if path else None)
+    if folder is None:
+        raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
+    return parsed, folder
+
+
 def sqlite_file(url: URL) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 

@@ -253,6 +253,7 @@ class Health(msgspec.Struct, frozen=True):
     outbox       answers waiting in the local file; `outbox_oldest_s` how long the first has waited
     outbox_free  share of the reserved file still free, 0 to 1
     switches_s   seconds since the switches were last read
+    unsent_s     how long the oldest audit row has waited for the audit repository
     """
 
     wrote_s: float
@@ -260,3 +261,4 @@ class Health(msgspec.Struct, frozen=True):
     outbox_oldest_s: float
     outbox_free: float
     switches_s: float
+    unsent_s: float = 0.0

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.engine import URL
 
 from cds_service.state import audit, history, outbox, reports, schema, shown
 from cds_service.state import backup as backups
@@ -26,12 +25,14 @@ from cds_service.state.engines import (
     Engines,
     open_engines,
     patiently,
+    place,
     read_url,
     scrub,
     sqlite_file,
     told_plainly,
 )
 from cds_service.state.errors import StateError, StateUnavailable
+from cds_service.state.feed import AuditFeed, Repository
 from cds_service.state.keeper import Keeper, now_utc
 from cds_service.state.keys import Keys
 from cds_service.state.reader import Reader
@@ -71,6 +72,7 @@ class Store:
         one = engines.care_writer is engines.writer
         self._care = self._writer if one else Writer(engines.care_writer, None)
         self._reader = Reader(engines)
+        self.feed: AuditFeed | None = None
         self._closed = False
         self._switches = Switches()
         self._switches_at = time.monotonic()
@@ -78,16 +80,22 @@ class Store:
 
     @classmethod
     def open(
-        cls, url: str, folder: Path | None = None, *, outbox_bytes: int = OUTBOX_BYTES, owner_url: str | None = None
+        cls,
+        url: str,
+        folder: Path | None = None,
+        *,
+        outbox_bytes: int = OUTBOX_BYTES,
+        owner_url: str | None = None,
+        repository: Repository | None = None,
     ) -> Store:
         """Open the state at `url`; `folder` holds the secret, the outbox and the anchors, beside SQLite's file if None.
 
         A new SQLite file is made; everything else must have this release's schema. Raises SchemaMismatch,
         StateError for a wrong URL or secret, StateUnavailable when the database or the disk is not there.
         `outbox_bytes` 0 is for commands that answer no calls. `owner_url` is PostgreSQL's as the role that owns the
-        tables: for what looks after all tenants at once.
+        tables: for what looks after all tenants at once. The audit goes to `repository` as well, in the background.
         """
-        parsed, folder = _place(url, folder)
+        parsed, folder = place(url, folder)
         engines = open_engines(parsed, read_url(owner_url) if owner_url else None)
         if sqlite_file(parsed) is not None:
             schema.create_if_new(parsed)
@@ -104,6 +112,9 @@ class Store:
             store.close()
             raise
         store._keeper.start()
+        if repository is not None:
+            store.feed = AuditFeed(engines, store._care, folder, repository)
+            store.feed.start()
         return store
 
     def close(self) -> None:
@@ -111,6 +122,8 @@ class Store:
         if self._closed:
             return
         self._closed = True
+        if self.feed is not None:
+            self.feed.stop()
         self._keeper.stop()
         self._keeper.join()
         self._writer.close()
@@ -288,7 +301,7 @@ class Store:
     @staticmethod
     def restore(source: Path, url: str, folder: Path | None = None) -> backups.Manifest:
         """Fill an empty database and folder from a backup and verify it. Raises BackupError."""
-        parsed, folder = _place(url, folder)
+        parsed, folder = place(url, folder)
         return backups.restore(source, parsed, folder)
 
     def retention(self, now: datetime, *, dry_run: bool, terms: keeping.Terms | None = None) -> dict[str, int]:
@@ -323,6 +336,7 @@ class Store:
             outbox_oldest_s=box.oldest_s if box else 0.0,
             outbox_free=box.free if box else 0.0,
             switches_s=now - self._switches_at,
+            unsent_s=self.feed.oldest_s if self.feed else 0.0,
         )
 
     def replay_outbox(self) -> int:
@@ -336,13 +350,3 @@ class Store:
             if self._switches.version != switching.version(conn):
                 self._switches = switching.load(conn)
         self._switches_at = time.monotonic()
-
-
-def _place(url: str, folder: Path | None) -> tuple[URL, Path]:
-    """The database, and the local folder of its secret and outbox. Raises StateError."""
-    parsed = read_url(url)
-    path = sqlite_file(parsed)
-    folder = folder or (path.absolute().parent if path else None)
-    if folder is None:
-        raise StateError("a PostgreSQL state needs a local folder as well, for its secret and outbox")
-    return parsed, folder
