@@ -63,6 +63,9 @@ class Gauges:
                 for name, engine in house.engines.items()
             },
         )
+        health = house.state.health()
+        yield _family("outbox_depth", {(): float(health.outbox)})
+        yield _family("outbox_oldest_seconds", {(): health.outbox_oldest_s})
         feed = house.state.feed
         sent = feed.counts if feed is not None else {}
         yield _family("audit_export_total", {(kind,): float(sent.get(kind, 0)) for kind in get_args(Sent)})
