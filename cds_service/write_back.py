@@ -51,7 +51,7 @@ OURS = frozenset({"archive", "fhir"})
 SECONDS = 30.0
 """For all requests of one report."""
 SOONEST_S, LATEST_S = 30.0, 3600.0
-"""Between two tries of one report: doubled from the one to the other."""
+"""Between two tries of one report: doubled from the one (`WriteBack.soonest_s`) to the other."""
 LOOK_S = 60.0
 """How often the database is asked for reports that another process accepted."""
 STOP_S = 5.0
@@ -92,6 +92,7 @@ class WriteBack:
         self._transport = transport
         self._now = clock
         self._patient_key = store.evidence.patient_key
+        self.soonest_s = SOONEST_S
         self._wake = threading.Event()
         self._closing = False
         self._tries: dict[str, tuple[int, float]] = {}
@@ -160,6 +161,12 @@ class WriteBack:
             self._wake.set()
         return new
 
+    def tried(self, card: str) -> int:
+        """How often this process has tried in vain to write the report of a card."""
+        return max(
+            (self._tries[w.id][0] for w in self.kept.waiting() if w.card == card and w.id in self._tries), default=0
+        )
+
     def close(self) -> None:
         """End the thread; what waits is durable, and written after the next start."""
         self._closing = True
@@ -193,7 +200,7 @@ class WriteBack:
                 self._tries.pop(item.id, None)
                 return
             log.warning("film report not written yet", extra={"fields": {**fields, "why": error.why, "tries": count}})
-            wait_s = min(LATEST_S, SOONEST_S * 2.0 ** min(count - 1, 10))
+            wait_s = min(LATEST_S, self.soonest_s * 2.0 ** min(count - 1, 10))
             self._tries[item.id] = count, time.monotonic() + wait_s
             return
         self.kept.end(item, "written", self._now(), places=" ".join(places))
@@ -288,7 +295,7 @@ def _stow(objects: Sequence[bytes]) -> tuple[bytes, str]:
 def _failed(answer: bytes) -> bool:
     """Whether the archive names an object it did not keep, or its answer cannot be read."""
     try:
-        data = msgspec.json.decode(answer, type=dict[str, object])
+        data = msgspec.json.decode(answer, type=dict[str, dict[str, object]])
     except msgspec.DecodeError:
         return True
-    return FAILED_SOPS in data
+    return bool(data.get(FAILED_SOPS, {}).get("Value"))  # Orthanc sends the sequence always, and mostly empty
