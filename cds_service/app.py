@@ -54,6 +54,7 @@ from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets, check_sources
 from cds_service.trust.replay import UsedTokens
 from cds_service.watch import begin, watch
+from cds_service.write_back import WriteBack
 from models.contract import Assessor
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class House:
     state: Store
     ledger: Ledger
     evidence: EvidenceLinks
+    write_back: WriteBack
     metrics: Metrics
     means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
@@ -103,12 +105,10 @@ class House:
         return caller
 
     def close(self) -> None:
-        self.fetcher.close()
-        self.means.close()
-        self.evidence.close()
-        self.state.close()
-        if self.tracing is not None:
-            self.tracing.close()
+        parts = (self.fetcher, self.means, self.evidence, self.write_back, self.state, self.tracing)
+        for part in parts:
+            if part is not None:
+                part.close()
 
 
 def create_app(
@@ -149,6 +149,7 @@ def create_app(
         state=state,
         ledger=Ledger(state, economy=settings.economy == "on"),
         evidence=EvidenceLinks(settings.base_url, state.evidence, clock or now, models=settings.models),
+        write_back=WriteBack(state, services, clients, fetcher.transport, clock or now),
         metrics=Metrics(services, engines),
     )
     for service in house.services.on:
@@ -212,7 +213,7 @@ def _add_routes(app: Flask, house: House) -> None:
         g.hook, g.budget_s = hook.hook, service.budget_s(hook.hook)
         client = house.client_of(caller, hook)
         entry.deadline = deadline = Deadline(request.environ["ordersight.started"] + g.budget_s)
-        entry.keep = partial(house.evidence.attach, tenant=_tenant(caller))
+        entry.keep = partial(house.write_back.keep, house.evidence.attach, _tenant(caller), client)
         stages.done("request")
         if entry.off:
             return Response(to_json(entry.nothing()), content_type="application/json")
@@ -241,6 +242,7 @@ def _add_routes(app: Flask, house: House) -> None:
         g.service = service.id
         items = parse_feedback(_body())
         counts = house.state.record_feedback(_tenant(caller), to_items(items), service=service.id)
+        house.write_back.accepted(_tenant(caller), service, items)
         house.metrics.feedback(service.id, items, counts)
         fields = {
             "service": service.id,
