@@ -23,6 +23,7 @@ from cds_service.admission import Admission
 from cds_service.advice import load_advice
 from cds_service.cards import to_json
 from cds_service.consult import Means, consult
+from cds_service.cors import cors_headers
 from cds_service.deadline import Deadline
 from cds_service.durable import open_state
 from cds_service.errors import (
@@ -37,6 +38,8 @@ from cds_service.errors import (
 )
 from cds_service.feedback import parse_feedback, to_items
 from cds_service.fhir_client import FhirClient
+from cds_service.films.ahead import Ahead, open_ahead
+from cds_service.films.subscriptions import subscriptions_blueprint
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.ledger import Entry, Ledger
 from cds_service.manifest import Service, Services, load_services
@@ -91,6 +94,7 @@ class House:
     means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
     tracing: Tracing | None = None
+    ahead: Ahead | None = None
 
     def verify(self) -> Client:
         """The caller of the current request; NOBODY when callers are not checked."""
@@ -105,7 +109,7 @@ class House:
         return caller
 
     def close(self) -> None:
-        parts = (self.fetcher, self.means, self.evidence, self.write_back, self.state, self.tracing)
+        parts = (self.ahead, self.fetcher, self.means, self.evidence, self.write_back, self.state, self.tracing)
         for part in parts:
             if part is not None:
                 part.close()
@@ -156,6 +160,7 @@ def create_app(
         load_advice(service.advice)
     if settings.profile == "research_imaging":
         house.means.decoders.warm()
+        house.ahead = open_ahead(settings, state, clients, fetcher, house.means.decoders, engines, house.clock)
     if settings.jwt == "off":
         log.warning("CALLERS ARE NOT CHECKED: anyone who reaches this port is answered (ORDERSIGHT_JWT=off)")
     else:
@@ -168,6 +173,7 @@ def create_app(
     _add_routes(app, house)
     app.register_blueprint(evidence_blueprint(house.evidence, settings))
     app.register_blueprint(console_blueprint(house))
+    app.register_blueprint(subscriptions_blueprint(house))
     app.register_error_handler(Exception, _answer_error)
     app.after_request(lambda response: _finish(response, settings))
     watch(app, house)
@@ -211,7 +217,7 @@ def _add_routes(app: Flask, house: House) -> None:
         if hook.hook not in service.hooks:
             raise BadRequest("`hook` is not one this service answers", expression="hook")
         g.hook, g.budget_s = hook.hook, service.budget_s(hook.hook)
-        client = house.client_of(caller, hook)
+        g.client = client = house.client_of(caller, hook)
         entry.deadline = deadline = Deadline(request.environ["ordersight.started"] + g.budget_s)
         entry.keep = partial(house.write_back.keep, house.evidence.attach, _tenant(caller), client)
         stages.done("request")
@@ -226,6 +232,7 @@ def _add_routes(app: Flask, house: House) -> None:
                 fhir=house.fetcher.for_request(hook, client),
                 engine=_engine(house, service),
                 means=house.means,
+                kept=house.ahead.of_call(client, hook, service.model) if house.ahead is not None else None,
                 profile=house.settings.profile,
                 base_url=house.settings.base_url,
                 settle=entry.settle,
@@ -337,17 +344,3 @@ def _finish(response: Response, settings: Settings) -> Response:
     for name, value in cors_headers(request.headers.get("Origin", ""), settings).items():
         response.headers[name] = value
     return response
-
-
-def cors_headers(origin: str, settings: Settings) -> dict[str, str]:
-    """What lets a browser at an allowed origin read the answer; never with credentials, never for any origin."""
-    headers = {"Vary": "Origin"}
-    if origin in settings.cors_origins:
-        headers |= {
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-            "Access-Control-Allow-Headers": "authorization, content-type, accept",
-            "Access-Control-Expose-Headers": "retry-after, www-authenticate",
-            "Access-Control-Max-Age": "600",
-        }
-    return headers

@@ -17,7 +17,7 @@ from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.decoding import Decoders
 from cds_service.errors import MissingEvidence
-from cds_service.evidence import Evidence, Fetcher, Shortfall, gather, plan_evidence
+from cds_service.evidence import Evidence, Fetcher, KeptFilms, Shortfall, gather, plan_evidence
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
 from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking
@@ -101,6 +101,7 @@ def consult(
     fhir: Fetcher,
     engine: Assessor | None,
     means: Means,
+    kept: KeptFilms | None = None,
     profile: Profile = "non_device",
     base_url: str = "",
     settle: Settle | None = None,
@@ -120,7 +121,7 @@ def consult(
     plan = plan_evidence(service, request)
     if profile == "non_device":
         plan = replace(plan, films={})  # no card may rest on a film, so none is asked for
-    evidence = gather(plan, fhir, deadline.leaving(service.thinking_s))
+    evidence = gather(plan, fhir, deadline.leaving(service.thinking_s), kept)
     stages.done("evidence")
     stages.missing = evidence.shortfalls
     require(service, evidence)
@@ -133,6 +134,7 @@ def consult(
             as_of=request.received_at,
             patient_id=request.context.patient_id,
             drafts=request.drafts(),
+            kept=evidence.kept,
         )
         stages.done("record")
         thought = _think(service, record, engine, deadline, profile, means.thinking)

@@ -22,7 +22,7 @@ from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
 from fhir_mappers.read import read_studies
-from fhir_mappers.record import Instance, Study
+from fhir_mappers.record import Image, Instance, Study
 from fhir_mappers.studies import FILM_MODALITIES, choose_films, is_chest
 
 Reason = Literal[
@@ -80,11 +80,12 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Raw JSON resources, DICOM frames, and what is missing."""
+    """Raw JSON resources, DICOM frames, films that were encoded when they arrived, and what is missing."""
 
     resources: tuple[Mapping[str, Any], ...] = field(repr=False)
     dicom: tuple[DicomFile, ...] = ()
     shortfalls: tuple[Shortfall, ...] = ()
+    kept: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,16 @@ class Fetcher(Protocol):
         ...
 
 
+class KeptFilms(Protocol):
+    """Films of this call's patient that need not be fetched."""
+
+    def films(self, studies: Sequence[Study], deadline: Deadline) -> Sequence[Image]: ...
+
+    def tell(self, hits: int, misses: int) -> None:
+        """How many of the films that were wanted were there."""
+        ...
+
+
 def plan_evidence(service: Service, request: HookRequest) -> EvidencePlan:
     """Compare what the service declares with what was sent. Keys the service does not declare are not looked at."""
     return EvidencePlan(
@@ -145,20 +156,23 @@ def _plan_key(key: str, item: EvidenceItem, request: HookRequest) -> Answer | Qu
         return Failed("no-access") if item.required else Absent()
 
 
-def gather(plan: EvidencePlan, fhir: Fetcher, deadline: Deadline) -> Evidence:
-    """Read what was not sent, in parallel, and stop at the deadline in any case.
+def gather(plan: EvidencePlan, fhir: Fetcher, deadline: Deadline, kept: KeptFilms | None = None) -> Evidence:
+    """Read what was not sent, in parallel, and stop at the deadline in any case. No archive is asked for a kept film.
 
     What came is the same, and in the same order, whether it was sent or read. Nothing is raised for a server that
     is late, gone or wrong: each such key is a shortfall, and what did come of it is kept.
     """
-    return _Gathering(plan, fhir, deadline).run()
+    return _Gathering(plan, fhir, deadline, kept).run()
 
 
 class _Gathering:
     """One `gather` in progress: reads under way, each with what to do once it has ended."""
 
-    def __init__(self, plan: EvidencePlan, fhir: Fetcher, deadline: Deadline) -> None:
+    def __init__(self, plan: EvidencePlan, fhir: Fetcher, deadline: Deadline, kept: KeptFilms | None) -> None:
         self.plan = plan
+        self.kept = kept
+        self.known: dict[str, Image] = {}
+        self.recalled: list[Image] = []
         self.fhir = fhir
         self.deadline = deadline
         self.pending: dict[Future[Any], tuple[str, Callable[[Any], None]]] = {}
@@ -223,8 +237,8 @@ class _Gathering:
         studies = _with_endpoint_references(
             read_studies(resources, as_of=self.plan.as_of, patient_id=self.plan.patient_id), resources
         )
-        bare = [s for s in studies if not s.instances and _may_hold_films(s)][: self.plan.films[key]]
-        listed = {s.uid: s for s in studies}
+        listed = {s.uid: s for s in self._recall(studies)}
+        bare = [s for s in listed.values() if not s.instances and _may_hold_films(s)][: self.plan.films[key]]
         waiting = {s.uid for s in bare}
 
         def found(study: Study, images: tuple[Instance, ...] | Failed) -> None:
@@ -239,11 +253,30 @@ class _Gathering:
         for study in bare:
             self._start("films", self.fhir.instances(study, self.deadline), partial(found, study))
         if not bare:
-            self._read_films(key, studies)
+            self._read_films(key, tuple(listed.values()))
+
+    def _recall(self, studies: Sequence[Study]) -> list[Study]:
+        """Look for films that are kept; a study that lists no images has at least those."""
+        if self.kept is None:
+            return list(studies)
+        found = self.kept.films([s for s in studies if _may_hold_films(s)], self.deadline)
+        self.known |= {image.sop_uid: image for image in found}
+        of: dict[str, tuple[Instance, ...]] = {}
+        for image in found:
+            one = Instance(image.study_uid, "", image.sop_uid, "", image.modality)
+            of[image.study_uid] = (*of.get(image.study_uid, ()), one)
+        return [replace(s, instances=of[s.uid]) if not s.instances and s.uid in of else s for s in studies]
 
     def _read_films(self, key: str, studies: Sequence[Study]) -> None:
         of = {study.uid: study for study in studies}
-        for image in choose_films(studies, self.plan.films[key], self.plan.as_of):
+        wanted = choose_films(studies, self.plan.films[key], self.plan.as_of)
+        hits = [self.known[image.sop_uid] for image in wanted if image.sop_uid in self.known]
+        self.recalled += hits
+        if self.kept is not None:
+            self.kept.tell(len(hits), len(wanted) - len(hits))
+        for image in wanted:
+            if image.sop_uid in self.known:
+                continue
             study = of[image.study_uid]
             self.films.append((study, image))
             self._start(
@@ -267,7 +300,7 @@ class _Gathering:
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
         order = {key: place for place, key in enumerate(self.plan.keys)}
         shortfalls = sorted(self.shortfalls, key=lambda s: (order.get(s.key, len(order)), s.reason))
-        return Evidence(_without_repeats(resources), tuple(dicom), tuple(shortfalls))
+        return Evidence(_without_repeats(resources), tuple(dicom), tuple(shortfalls), tuple(self.recalled))
 
 
 def _may_hold_films(study: Study) -> bool:

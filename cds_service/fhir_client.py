@@ -82,6 +82,10 @@ class FhirClient:
         assert client is not None
         return Reads(self, server, None, token, client.tenant or client.name)
 
+    def at(self, client: Client, server: FhirServer, token: str | None) -> Reads:
+        """Reads outside any call, at a registered server of this client."""
+        return Reads(self, server, None, token, client.tenant or client.name)
+
     def close(self) -> None:
         with self._lock:
             for pool in self._pools.values():

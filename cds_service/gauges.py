@@ -12,6 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from cds_service.admission import Reason as Shed
+from cds_service.films.cache import Outcome as Cached
 from cds_service.metrics import DESCRIBED, model_labels, tenant_id
 from cds_service.readiness import checks
 from cds_service.state.feed import Outcome as Sent
@@ -63,6 +64,11 @@ class Gauges:
                 for name, engine in house.engines.items()
             },
         )
+        if house.ahead is not None:
+            counts, depth = house.ahead.cache.counts, house.ahead.depth
+            yield _family("film_cache_total", {(kind,): float(counts.get(kind, 0)) for kind in get_args(Cached)})
+            yield _family("film_cache_films", {(): float(depth.films)})
+            yield _family("film_jobs", {("waiting",): float(depth.waiting), ("dead",): float(depth.dead)})
         health = house.state.health()
         yield _family("outbox_depth", {(): float(health.outbox)})
         yield _family("outbox_oldest_seconds", {(): health.outbox_oldest_s})

@@ -67,6 +67,9 @@ DESCRIBED = (
     ),
     Described("feedback_unmatched_total", "counter", (), "outcomes of cards this client was never sent"),
     Described("db_commit_seconds", "histogram", (), "one transaction of the durable state, commit included"),
+    Described("film_cache_total", "counter", ("outcome",), "films that orders asked for: hit (encoded ahead) or miss"),
+    Described("film_cache_films", "gauge", (), "encoded films kept"),
+    Described("film_jobs", "gauge", ("state",), "patients whose films are to be encoded: waiting, or dead (given up)"),
     Described("outbox_depth", "gauge", (), "answers that wait on disk for the database"),
     Described("outbox_oldest_seconds", "gauge", (), "how long the oldest of them has waited"),
     Described(

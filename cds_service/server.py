@@ -25,7 +25,8 @@ from waitress.server import BaseWSGIServer, create_server
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
-from cds_service.app import House, cors_headers
+from cds_service.app import House
+from cds_service.cors import cors_headers
 from cds_service.errors import BadRequest, ServiceError, TooLarge, Unavailable, operation_outcome
 from cds_service.lanes import Lanes, Overloaded
 from cds_service.metrics_server import listen_metrics

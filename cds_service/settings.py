@@ -169,6 +169,11 @@ class Settings:
     economy: Literal["on", "off"] = _setting(
         _one_of("on", "off"), "`off` shows every card every time, and records it: for a demo or a test", "on"
     )
+    films_workers: int = _setting(
+        _whole(0, 16), "threads that fetch and encode films when they arrive; 0 leaves it to other processes", 1
+    )
+    films_days: int = _setting(_whole(1, 365), "days an encoded film is kept", 30)
+    films_mb: int = _setting(_whole(1, 100_000), "MiB of encoded films kept; beyond, the oldest go", 1024)
     ca_bundle: Path | None = _setting(
         _file, "file of certificate authorities to trust instead of the usual ones", None, shown="certifi's"
     )

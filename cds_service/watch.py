@@ -66,6 +66,9 @@ def _call(house: House, status: int) -> None:
             house.metrics.stage(stage, ended - began)
         house.metrics.missing(shortfall.key for shortfall in stages.missing)
         house.metrics.advised(service, cards)
+        hook_request = g.entry.hook
+        if house.ahead is not None and hook_request is not None:
+            house.ahead.after(hook_request, g.client, stages.missing)
     if house.tracing is not None:
         entry = g.get("entry")
         house.tracing.tell(

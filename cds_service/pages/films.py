@@ -30,8 +30,12 @@ class Picture:
 
 
 def chosen(record: PatientRecord, used: frozenset[str]) -> tuple[Image, ...]:
-    """The newest film and the one before it: those the model used, else the newest of the record."""
+    """The newest film and the one before it: those the model used, else the newest of the record.
+
+    A film that was encoded when it arrived has no pixels to show.
+    """
     films = [i for i in record.images if i.sop_uid in used] or list(record.images)
+    films = [i for i in films if i.encoded is None]
     return tuple(sorted(films, key=lambda i: (i.at, moment(i.at), i.sop_uid), reverse=True)[:MOST_FILMS])
 
 

@@ -45,6 +45,10 @@ class Keys:
             mac.update(len(raw).to_bytes(8, "big") + raw)
         return mac.hexdigest()[:32]
 
+    def sealing(self, kind: str) -> bytes:
+        """A key of 256 bits for sealing what this installation keeps of one kind."""
+        return hmac.new(self._secret, f"sealing {kind}".encode(), hashlib.sha256).digest()
+
 
 def _create(path: Path, secret: bytes) -> None:
     """Write beside and link: two processes starting at once end with one secret, whole and synced."""

@@ -18,6 +18,8 @@ from cds_service.state.tables import (
     dump,
     evidence,
     feedback,
+    film_cache,
+    film_jobs,
     jti,
     predictions,
     suppression,
@@ -58,6 +60,8 @@ def past_term(now: datetime, terms: Terms) -> dict[Table, ColumnElement[bool]]:
         suppression: or_(suppression.c.until < now, suppression.c.set_at < kept),
         # An hour more than needed: a clock that ran ahead for minutes must not let a used token in again.
         jti: jti.c.exp < now - timedelta(hours=1),
+        film_cache: film_cache.c.expires < now,
+        film_jobs: and_(film_jobs.c.dead.is_(True), film_jobs.c.made_at < now - timedelta(days=terms.unmatched)),
     }
 
 
@@ -106,7 +110,7 @@ def erase(writer: Writer, patient_key: str, tenant: str, now: datetime) -> Erasu
                 delete(feedback).where(feedback.c.tenant == tenant, feedback.c.card.in_(cards))
             ).rowcount
         }
-        for table in (cards_shown, predictions, suppression, evidence):
+        for table in (cards_shown, predictions, suppression, evidence, film_cache, film_jobs):
             removed[table.name] = conn.execute(
                 delete(table).where(table.c.tenant == tenant, table.c.patient_key == patient_key)
             ).rowcount

@@ -33,6 +33,7 @@ from cds_service.state.engines import (
 )
 from cds_service.state.errors import StateError, StateUnavailable
 from cds_service.state.feed import AuditFeed, Repository
+from cds_service.state.films import FilmRows
 from cds_service.state.keeper import Keeper, now_utc
 from cds_service.state.keys import Keys
 from cds_service.state.reader import Reader
@@ -227,6 +228,11 @@ class Store:
     def evidence(self) -> EvidenceStore:
         """What cards' evidence links lead to."""
         return SealedRows(self._writer, self._care, self._reader, self.key)
+
+    @property
+    def films(self) -> FilmRows:
+        """Films encoded ahead, and those still to be."""
+        return FilmRows(self._writer, self._care, self._reader, self._keys)
 
     # Switches -------------------------------------------------------------------------------------------------------
 

@@ -265,6 +265,42 @@ evidence = Table(
 )
 """Ciphertext whose key is only in a card's link; `id` and `visit` are hashes of what the browser holds."""
 
+film_cache = Table(
+    "film_cache",
+    metadata,
+    Column("tenant", String(128), primary_key=True),
+    Column("film_key", String(64), primary_key=True),
+    Column("pixels", String(64), primary_key=True),
+    Column("encoder", String(64), primary_key=True),
+    Column("study_key", String(64), nullable=False),
+    Column("patient_key", String(64), nullable=False),
+    Column("made_at", Instant, nullable=False),
+    Column("expires", Instant, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("film_cache_study", "tenant", "study_key", "encoder"),
+    Index("film_cache_patient", "patient_key"),
+    Index("film_cache_expires", "expires"),
+)
+"""Films encoded ahead, sealed with a key of the installation; `pixels` is the digest of what was encoded."""
+
+film_jobs = Table(
+    "film_jobs",
+    metadata,
+    Column("tenant", String(128), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("patient_key", String(64), nullable=False),
+    Column("made_at", Instant, nullable=False),
+    Column("due", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("dead", Boolean, nullable=False),
+    _text("reason", 32),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("film_jobs_due", "dead", "due"),
+    Index("film_jobs_patient", "patient_key"),
+)
+"""Patients whose films are still to be encoded. Whoever takes a job moves `due` to the end of his lease."""
+
 
 def insert_new(conn: Connection, table: Table, values: dict[str, Any]) -> bool:
     """Insert unless a row with the same key is there; True if it was inserted."""

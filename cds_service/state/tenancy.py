@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 TABLES = (
     *("audit", "audit_chain", "audit_sent", "audit_refused"),
     *("predictions", "cards_shown", "feedback", "suppression", "switches", "evidence"),
+    *("film_cache", "film_jobs"),
 )
 """All that begin with a tenant. The rest hold the installation's own: tokens by hash, models, the schema."""
 EVERYONE = {"ordersight.everyone": "on"}

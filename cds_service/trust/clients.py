@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import yaml
@@ -14,6 +15,9 @@ from cds_service.trust.origins import Base, read_base, same_base
 from cds_service.trust.registrations import Smart
 
 log = logging.getLogger(__name__)
+
+SubscriptionName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class ClientsError(ValueError):
@@ -27,12 +31,14 @@ class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     dicomweb       DICOMweb roots this client's studies may be read from; the first serves studies that name no endpoint
     allow_private  True where these names lead to private addresses (10.0.0.0/8 and the like), as inside a hospital
     smart          how we are registered at its authorization server, where we are
+    subscriptions  name of each of its subscriptions that notify us -> sha-256, hex, of the secret it sends
     """
 
     base: str
     dicomweb: tuple[str, ...] = ()
     allow_private: bool = False
     smart: Smart | None = None
+    subscriptions: dict[SubscriptionName, Sha256] = {}
 
     def __post_init__(self) -> None:
         self.fhir_base()

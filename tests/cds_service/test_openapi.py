@@ -20,7 +20,8 @@ from served import served as served_process
 from cds_service.openapi import document, served
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("evidence", "console")
+PAGES = ("evidence", "console", "subscriptions")
+"""And what an EHR sends as HL7's Subscriptions Backport describes it."""
 
 
 def test_the_document_is_served_printed_and_kept_alike(make_app: Callable[..., Any], capfdbinary: Any) -> None:

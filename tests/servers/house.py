@@ -50,7 +50,7 @@ def running_house(
     """Serve the manifests of this repository on loopback, callers checked; yields an EHR that is registered there.
 
     The house and its EHR both live at the moment `clock`, and every card is shown every time unless the settings say
-    otherwise, so that two calls differ in nothing but their uuids.
+    otherwise, so that two calls differ in nothing but their uuids. Films are not fetched ahead unless they say so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     asked = Settings(
@@ -60,7 +60,7 @@ def running_house(
         threads=8,
         outbox_mb=1,
         drain_s=1,
-        **{"profile": "research_imaging", "economy": "off", **settings},
+        **{"profile": "research_imaging", "economy": "off", "films_workers": 0, **settings},
     )
     with Server(asked) as server:
         chosen = server.settings

@@ -1,0 +1,1 @@
+"""Films encoded when they arrive, so that no order waits for a pixel."""

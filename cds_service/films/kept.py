@@ -1,0 +1,72 @@
+"""A film as it is kept: what its header said, and what the networks made of its pixels. The pixels are not kept."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fhir_mappers.record import Image, Source
+from models.contract import EncodedFilm
+
+FEATURES = "features"
+PART = "part."
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    sop_uid: str
+    study_uid: str
+    reference: str
+    view: str
+    at: datetime
+    modality: str
+    spacing_mm: tuple[float, float] | None
+    shape: tuple[int, int]
+    encoder: str
+    refusal: str | None
+    tensors: bytes
+
+
+def pack(image: Image, film: EncodedFilm) -> bytes:
+    """A film without its pixels, in MessagePack with its tensors as safetensors: nothing in it can run."""
+    tensors = {FEATURES: film.features, **{PART + name: array for name, array in film.parts.items()}}
+    kept = _Kept(
+        sop_uid=image.sop_uid,
+        study_uid=image.study_uid,
+        reference=image.source.reference,
+        view=image.view,
+        at=image.at,
+        modality=image.modality,
+        spacing_mm=image.spacing_mm,
+        shape=image.shape,
+        encoder=film.encoder,
+        refusal=film.refusal,
+        tensors=save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
+    )
+    return msgspec.msgpack.encode(kept)
+
+
+def unpack(data: bytes) -> Image | None:
+    """The film again, with no pixels; None for bytes another release wrote otherwise."""
+    try:
+        kept = msgspec.msgpack.decode(data, type=_Kept)
+        tensors = load(kept.tensors)
+        features = tensors.pop(FEATURES)
+    except (msgspec.DecodeError, SafetensorError, KeyError, ValueError):
+        return None
+    parts = {name.removeprefix(PART): array for name, array in tensors.items()}
+    return Image(
+        pixels=np.zeros((0, 0), np.float32),
+        view=kept.view,
+        at=kept.at,
+        sop_uid=kept.sop_uid,
+        study_uid=kept.study_uid,
+        source=Source(kept.reference),
+        modality=kept.modality,
+        spacing_mm=kept.spacing_mm,
+        shape=kept.shape,
+        encoded=EncodedFilm(kept.encoder, features, kept.refusal, parts),
+    )
