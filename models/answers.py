@@ -22,6 +22,7 @@ from models.contract import (
     Assessment,
     EncodedFilm,
     Estimate,
+    FilmReading,
     FusionInput,
     Signal,
     Target,
@@ -261,6 +262,18 @@ class Answerer:
             prior=before,
             unused=unused,
             notice=self.card.notice if "imaging" in present else "",
+            reading=self._reading(patient),
+        )
+
+    def _reading(self, patient: _Patient) -> FilmReading | None:
+        """What the imaging networks say of the newest film, beside the one before it where there are two."""
+        if self._reader is None or not patient.films:
+            return None
+        imaging, spec = patient.inputs.signals["imaging"], self.card.spec.image
+        view = spec.views[int(imaging.code[int(np.flatnonzero(imaging.seen)[0])]) - 1]
+        newest, *older = patient.films
+        return self._reader.read(
+            newest, older[0] if older else None, view=view, size=spec.size, model=self.card.weights.sha256
         )
 
     def _estimate(
