@@ -46,16 +46,18 @@ from cds_service.manifest import Service, Services, load_services
 from cds_service.metrics import Metrics
 from cds_service.openapi import served
 from cds_service.pages.console import console_blueprint
-from cds_service.pages.evidence import evidence_blueprint
+from cds_service.pages.launch import mount_evidence
 from cds_service.pages.links import EvidenceLinks
 from cds_service.readiness import answer
 from cds_service.settings import Settings
 from cds_service.state.store import Store
 from cds_service.tracing import Tracing
+from cds_service.trust.authorization_servers import Directory
 from cds_service.trust.clients import Client, Clients, WatchedClients
 from cds_service.trust.jwt import Verifier
 from cds_service.trust.keys import KeySets, check_sources
 from cds_service.trust.replay import UsedTokens
+from cds_service.trust.smart_backend import BackendTokens
 from cds_service.watch import begin, watch
 from cds_service.write_back import WriteBack
 from models.contract import Assessor
@@ -91,6 +93,7 @@ class House:
     evidence: EvidenceLinks
     write_back: WriteBack
     metrics: Metrics
+    backend: BackendTokens
     means: Means = field(default_factory=Means)
     draining: Event = field(default_factory=Event)
     tracing: Tracing | None = None
@@ -155,6 +158,7 @@ def create_app(
         evidence=EvidenceLinks(settings.base_url, state.evidence, clock or now, models=settings.models),
         write_back=WriteBack(state, services, clients, fetcher.transport, clock or now),
         metrics=Metrics(services, engines),
+        backend=BackendTokens(Directory(fetcher.transport)),
     )
     for service in house.services.on:
         load_advice(service.advice)
@@ -171,7 +175,7 @@ def create_app(
     app.url_map.strict_slashes = False
     app.wsgi_app = _TidyPath(app.wsgi_app)  # type: ignore[method-assign]
     _add_routes(app, house)
-    app.register_blueprint(evidence_blueprint(house.evidence, settings))
+    mount_evidence(app, house)
     app.register_blueprint(console_blueprint(house))
     app.register_blueprint(subscriptions_blueprint(house))
     app.register_error_handler(Exception, _answer_error)
@@ -219,7 +223,8 @@ def _add_routes(app: Flask, house: House) -> None:
         g.hook, g.budget_s = hook.hook, service.budget_s(hook.hook)
         g.client = client = house.client_of(caller, hook)
         entry.deadline = deadline = Deadline(request.environ["ordersight.started"] + g.budget_s)
-        entry.keep = partial(house.write_back.keep, house.evidence.attach, _tenant(caller), client)
+        attach = partial(house.evidence.attach, smart=caller.opens_smart_links(hook.fhir_server))
+        entry.keep = partial(house.write_back.keep, attach, _tenant(caller), client)
         stages.done("request")
         if entry.off:
             return Response(to_json(entry.nothing()), content_type="application/json")

@@ -91,6 +91,7 @@ def _paths() -> Schema:
         },
         "/healthz": {"get": _get("live", "Whether the process answers", "Live")},
         "/readyz": {"get": _get("ready", "Whether calls may come", "Ready", unready="Ready")},
+        "/.well-known/jwks.json": {"get": _get("jwks", "The public keys we sign with at EHRs", "KeySet")},
         "/openapi.json": {"get": _get("openapi", "This document", "Document")},
     }
 
@@ -255,6 +256,7 @@ def _of_ours() -> Schema:
     return {
         "Discovery": _closed(services={"type": "array", "items": service}),
         "Document": {"type": "object", "required": ["openapi", "info", "paths"]},
+        "KeySet": _closed(keys={"type": "array", "items": {"type": "object", "required": ["kty", "kid", "alg"]}}),
         "Live": _closed(status={"const": "ok"}),
         "Nothing": {"type": "object", "maxProperties": 0},
         "OperationOutcome": _closed(

@@ -1,14 +1,16 @@
 """`evidence_blueprint`: the page behind a card's link.
 
 GET of the link shows a page without any patient that reads the key behind the # and posts it; the post opens the link,
-once, and sends the browser on with a cookie; only with that cookie is anything shown. A SMART launch will be another
-way to the same `render`.
+once, and sends the browser on with a cookie; only with that cookie is anything shown. A SMART launch (`launch.py`) is
+another way to that cookie, and the only one where the EHR registered it.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,9 +65,11 @@ pages.filters |= {
 pages.globals |= {"reference_range": reference_range}
 
 
-def evidence_blueprint(links: EvidenceLinks, settings: Settings) -> Blueprint:
+def evidence_blueprint(
+    links: EvidenceLinks, settings: Settings, login: Callable[[str, str], Response | None] = lambda link_id, key: None
+) -> Blueprint:
+    """`login` may answer in place of opening, for a link and its key, with the way to the EHR's login."""
     blueprint = Blueprint("evidence", __name__, url_prefix="/evidence", static_folder="static")
-    public = urlsplit(settings.base_url)
     headers = security_headers(settings.frame_ancestors)
 
     def held() -> Pass | None:
@@ -81,22 +85,15 @@ def evidence_blueprint(links: EvidenceLinks, settings: Settings) -> Blueprint:
 
     @blueprint.post("/<link_id>")
     def open_(link_id: str) -> Response:
-        pass_, found = open_first(links, link_id, request.form.get("key", ""), held())
+        key = request.form.get("key", "")
+        elsewhere = login(link_id, key)
+        if elsewhere is not None:
+            return elsewhere
+        pass_, found = open_first(links, link_id, key, held())
         fields = {"service": found.service, "card": found.card, "tenant": found.tenant}
         log.info("evidence opened", extra={"fields": fields})
         response = Response(status=303, headers={"Location": link_id})
-        framed = bool(settings.frame_ancestors)
-        response.set_cookie(
-            COOKIE,
-            str(pass_),
-            max_age=max(1, round((found.expires - links.now()).total_seconds())),
-            path=f"{public.path.rstrip('/')}/evidence/{link_id}",
-            httponly=True,
-            secure=public.scheme == "https",
-            # Inside a frame of the EHR no Strict cookie comes back; a partitioned one does, for that EHR's pages only.
-            samesite="None" if framed else "Strict",
-            partitioned=framed,
-        )
+        give_pass(response, pass_, found.expires - links.now(), link_id, settings)
         return response
 
     @blueprint.get("/<link_id>/films/<int:number>")
@@ -123,6 +120,22 @@ def evidence_blueprint(links: EvidenceLinks, settings: Settings) -> Blueprint:
         return response
 
     return blueprint
+
+
+def give_pass(response: Response, pass_: Pass, left: timedelta, link_id: str, settings: Settings) -> None:
+    """The cookie with which this browser sees the evidence, and no other page of ours, for the time that is left."""
+    public, framed = urlsplit(settings.base_url), bool(settings.frame_ancestors)
+    response.set_cookie(
+        COOKIE,
+        str(pass_),
+        max_age=max(1, round(left.total_seconds())),
+        path=f"{public.path.rstrip('/')}/evidence/{link_id}",
+        httponly=True,
+        secure=public.scheme == "https",
+        # Inside a frame of the EHR no Strict cookie comes back; a partitioned one does, for that EHR's pages only.
+        samesite="None" if framed else "Strict",
+        partitioned=framed,
+    )
 
 
 def security_headers(frame_ancestors: tuple[str, ...]) -> dict[str, str]:

@@ -47,6 +47,7 @@ class _Made:
     card: Card
     id: str
     key: str
+    smart: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class EvidenceLinks:
         waiting_bytes: int = WAITING_BYTES,
     ) -> None:
         self._base = f"{base_url.rstrip('/')}/evidence"
+        self._launch = f"{base_url.rstrip('/')}/launch"
         self.store = store
         self.now = clock
         self._models = models
@@ -87,11 +89,15 @@ class EvidenceLinks:
         self._thread = threading.Thread(target=self._work, name="evidence", daemon=True)
         self._thread.start()
 
-    def attach(self, case: Case, cards: Sequence[Card], tenant: str) -> list[Card]:
-        """The cards with their links. Costs microseconds: everything else is done once the answer is on its way."""
+    def attach(self, case: Case, cards: Sequence[Card], tenant: str, *, smart: bool = False) -> list[Card]:
+        """The cards with their links. Costs microseconds: everything else is done once the answer is on its way.
+
+        `smart` is for an EHR that launches us: id and key are then the link's appContext, which it hands to us and
+        to no browser.
+        """
         if not cards:
             return []
-        made = tuple(_Made(card, new_secret(ID_BYTES), new_secret(KEY_BYTES)) for card in cards)
+        made = tuple(_Made(card, new_secret(ID_BYTES), new_secret(KEY_BYTES), smart) for card in cards)
         size = sum(image.pixels.nbytes for image in case.record.images)
         job = _Job(case, made, tenant, size)
         with self._lock:
@@ -121,7 +127,10 @@ class EvidenceLinks:
         self._thread.join(STOP_S)
 
     def _linked(self, made: _Made) -> Card:
-        link = Link(LABEL, f"{self._base}/{made.id}#{made.key}", "absolute")
+        if made.smart:
+            link = Link(LABEL, self._launch, "smart", f"{made.id}.{made.key}")
+        else:
+            link = Link(LABEL, f"{self._base}/{made.id}#{made.key}", "absolute")
         return msgspec.structs.replace(made.card, links=(link, *made.card.links))
 
     def _without(self, cards: Sequence[Card]) -> list[Card]:

@@ -71,6 +71,12 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The registered server a request's `fhirServer` names, or None: then it is not contacted."""
         return next((s for s in self.fhir if same_base(s.fhir_base(), url)), None)
 
+    def opens_smart_links(self, url: str | None) -> bool:
+        """Whether the EHR of this server launches what a card's link names, so that such links may be given."""
+        server = self.server(url) if url is not None else None
+        launch = server.smart.launch if server is not None and server.smart is not None else None
+        return launch is not None and launch.link == "smart"
+
 
 class Clients:
     def __init__(self, clients: Sequence[Client] = ()) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
@@ -19,6 +20,7 @@ from cds_service.deadline import Deadline, Monotonic
 from cds_service.transport import Ask, Call, FetchFailed, Transport
 from cds_service.trust.clients import Client, ClientsError
 from cds_service.trust.origins import Base, NotAllowed, parse, read_base
+from cds_service.trust.private_keys import key_files, load_keys
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ REFRESH_S = 3600.0
 KEPT_S = 24 * 3600.0
 """Keys go on serving this long while their server is down."""
 RSA_BITS = 2048
+TOKEN_BYTES = 16_384
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "RSA": ("RS256", "RS384"),
     "P-256": ("ES256",),
@@ -148,8 +151,10 @@ class KeySets:
 
 
 def check_sources(clients: Sequence[Client]) -> None:
-    """Raises ClientsError for a client whose keys could never be read safely."""
+    """Raises ClientsError for a client whose keys could never be read safely, or for whom ours could not sign."""
     for client in clients:
+        for path in key_files(client):
+            load_keys(path)
         if not client.jwks_url:
             continue
         try:
@@ -170,6 +175,21 @@ def _address(url: str) -> tuple[Base, str]:
     # Written down by the security officer, who may mean a server inside the hospital.
     base = read_base(f"{parts.scheme}://{parts.host}:{parts.port}", allow_private=True)
     return base, base.below(url)
+
+
+def signed_by(token: str, header: Mapping[str, Any], keys: Sequence[VerifyingKey]) -> bool:
+    """Whether one of these keys signed the compact token, by an algorithm that is the key's own."""
+    for key in keys:
+        if header["alg"] not in key.algorithms:
+            continue
+        registry = jws.JWSRegistry(algorithms=[header["alg"]], strict_check_header=False)
+        registry.max_header_length = TOKEN_BYTES
+        try:
+            jws.deserialize_compact(token, key.key, registry=registry)
+        except (JoseError, ValueError, TypeError):
+            continue
+        return True
+    return False
 
 
 def read_key_set(text: bytes) -> tuple[VerifyingKey, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +17,9 @@ from joserfc.jwk import ECKey, RSAKey
 
 from cds_service import strict_json
 from cds_service.state.keys import sync_folder
-from cds_service.trust.clients import ClientsError
+from cds_service.trust.clients import Client, ClientsError
+
+log = logging.getLogger(__name__)
 
 Algorithm = Literal["ES384", "RS384"]
 """The two a SMART server must know (SMART App Launch 2.2, "Client Authentication: Asymmetric")."""
@@ -113,6 +116,23 @@ def assertion(key: SigningKey, client_id: str, audience: str, now: float) -> str
     }
     signed: str = jwt.encode(header, claims, key.key, algorithms=[key.algorithm])
     return signed
+
+
+def key_files(client: Client) -> tuple[Path, ...]:
+    """The files of the keys we sign with at this client's authorization servers."""
+    registered = [r for s in client.fhir if s.smart is not None for r in (s.smart.backend, s.smart.launch)]
+    return tuple(Path(r.key_file) for r in registered if r is not None and r.key_file)
+
+
+def published(clients: Sequence[Client]) -> dict[str, Any]:
+    """The JWK set of all our keys, for `/.well-known/jwks.json`; a file that cannot be used is passed over."""
+    keys: list[SigningKey] = []
+    for path in dict.fromkeys(path for client in clients for path in key_files(client)):
+        try:
+            keys += load_keys(path)
+        except KeyFileError as error:
+            log.error("our key cannot be published", extra={"fields": {"why": str(error)}})
+    return public_set(keys)
 
 
 def public_set(keys: Iterable[SigningKey]) -> dict[str, Any]:

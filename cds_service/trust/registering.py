@@ -30,25 +30,43 @@ def add(path: Path, client: Client) -> None:
                 raise ClientsError(f"{client.name} is registered already; remove it first")
             if client.issuer and other.issuer == client.issuer:
                 raise ClientsError(f"{other.name} has this issuer already; an issuer names one client")
-        entry = msgspec.to_builtins(client)
-        block = yaml.safe_dump(
-            [{k: v for k, v in entry.items() if v or k == "fhir"}], sort_keys=False, allow_unicode=True
-        )
-        before = text if not text or text.endswith("\n") else text + "\n"
-        write(_agreed(before + block, (*known, client)))
+        write(_agreed(_appended(text, client), (*known, client)))
+
+
+def change(path: Path, name: str, changed: Callable[[Client], Client]) -> Client:
+    """Write a client's entry anew, at the end. Raises ClientsError when there is none of this name."""
+    with _edited(path) as (text, write):
+        known = _read(path, text)
+        position = _position(known, name)
+        client = changed(known[position])
+        check_sources([client])
+        left = (*known[:position], *known[position + 1 :])
+        write(_agreed(_appended(_without(text, position), client), (*left, client)))
+        return client
 
 
 def remove(path: Path, name: str) -> Client:
     """Take a client out. Raises ClientsError when there is none of this name."""
     with _edited(path) as (text, write):
         known = _read(path, text)
-        position = next((n for n, client in enumerate(known) if client.name == name), None)
-        if position is None:
-            names = ", ".join(client.name for client in known) or "none"
-            raise ClientsError(f"no client {name!r} is registered; registered: {names}")
+        position = _position(known, name)
         left = (*known[:position], *known[position + 1 :])
         write(_agreed(_without(text, position), left))
         return known[position]
+
+
+def _position(known: tuple[Client, ...], name: str) -> int:
+    position = next((n for n, client in enumerate(known) if client.name == name), None)
+    if position is None:
+        names = ", ".join(client.name for client in known) or "none"
+        raise ClientsError(f"no client {name!r} is registered; registered: {names}")
+    return position
+
+
+def _appended(text: str, client: Client) -> str:
+    entry = {k: v for k, v in msgspec.to_builtins(client).items() if v or k == "fhir"}
+    block = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True)
+    return (text if not text or text.endswith("\n") else text + "\n") + block
 
 
 def _read(path: Path, text: str) -> tuple[Client, ...]:

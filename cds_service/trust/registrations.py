@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import msgspec
 
@@ -39,11 +40,14 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For the evidence page: SMART App Launch with PKCE, of a public client where there is no key file.
 
+    link    what a card's link is: `smart` for an EHR that launches us with the card's appContext, `absolute` for one
+            that only opens addresses; evidence then asks its visitor to log in, which is a standalone launch
     scopes  beside `launch` or `launch/patient`, which we add; without openid no id_token is asked for
     """
 
     client_id: str
     key_file: str = ""
+    link: Literal["smart", "absolute"] = "smart"
     scopes: tuple[str, ...] = ("openid", "fhirUser")
 
     def __post_init__(self) -> None:

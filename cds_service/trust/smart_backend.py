@@ -1,6 +1,6 @@
 """`BackendTokens`: our own access to an EHR's FHIR server, for what is read when no hook has brought a token.
 
-tokens = BackendTokens(directory)
+tokens = BackendTokens(Directory(transport))
 token = tokens.token(client, "https://ehr.example.org/fhir/R4", Deadline.after(3))
 
 Source: SMART App Launch 2.2 "Backend Services". A token is held in memory alone, and named in no log.
@@ -60,7 +60,7 @@ class BackendTokens:
     def __init__(
         self, directory: Directory, now: Callable[[], float] = time.time, clock: Monotonic = time.monotonic
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._now = now
         self._clock = clock
         self._lock = threading.Lock()
@@ -127,7 +127,7 @@ class BackendTokens:
 
     def _exchange(self, server: FhirServer, backend: Backend, deadline: Deadline) -> tuple[str, int, bool]:
         """The token, the seconds it is good for (0 where that is not said), whether scopes are missing from it."""
-        at = self._directory.of_fhir(server, deadline).token
+        at = self.directory.of_fhir(server, deadline).token
         try:
             key = load_keys(Path(backend.key_file))[0]
         except KeyFileError as error:
@@ -139,7 +139,7 @@ class BackendTokens:
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": assertion(key, backend.client_id, at.url, self._now()),
         }
-        got = self._directory.transport.post(
+        got = self.directory.transport.post(
             Call(at.base, deadline), Ask(at.below, "application/json", TOKEN_BYTES, form=form)
         )
         if got.status != 200:

@@ -20,7 +20,7 @@ from served import served as served_process
 from cds_service.openapi import document, served
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("evidence", "console", "subscriptions")
+PAGES = ("evidence", "console", "launch", "subscriptions")
 """And what an EHR sends as HL7's Subscriptions Backport describes it."""
 
 

@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,6 +67,7 @@ class Authorization:
     configuration: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
     expires_in: int | None = 300
+    clock: Callable[[], float] = time.time
     hang_s: float = 0.0
     status: int = 0
     key: ECKey = field(default_factory=lambda: ECKey.generate_key("P-384", {"kid": "as-1", "use": "sig"}))
@@ -135,8 +136,8 @@ class Authorization:
         changed = {k: v for k, v in self.changed.items() if k != "claims"}
         return {k: v for k, v in {**answer, **changed}.items() if v is not ...}
 
-    def id_token(self, client_id: str, nonce: str, **changes: Any) -> str:
-        at = int(time.time())
+    def id_token(self, client_id: str, nonce: str, /, **changes: Any) -> str:
+        at = int(self.clock())
         usual = {"iss": self.issuer, "aud": client_id, "exp": at + 300, "iat": at, "nonce": nonce, **self.user}
         claims = {k: v for k, v in {**usual, **changes}.items() if v is not ...}
         key, header = self.signer or (self.key, {"alg": "ES384", "kid": self.key.kid})
@@ -172,7 +173,7 @@ class Authorization:
             token = jwt.decode(form["client_assertion"], KeySet.import_key_set(app.jwks), algorithms=["ES384", "RS384"])
         except (JoseError, ValueError):
             raise Refused("invalid_client", 401) from None
-        claims, now = token.claims, time.time()
+        claims, now = token.claims, self.clock()
         right = claims["iss"] == claims["sub"] and claims["aud"] == f"{self.origin}/token"
         with self.lock:
             fresh = claims["jti"] not in self.jtis
