@@ -11,6 +11,7 @@ from flask import Blueprint, Response
 from cds_service.pages.console_page import Console
 from models.card import Card
 from models.checkpoint import CheckpointError, read_card
+from models.film_reader import is_film_reader
 
 log = logging.getLogger(__name__)
 FILE = "model.json"
@@ -43,7 +44,8 @@ def general_limits(card: Card) -> tuple[str, ...]:
 
 def model_cards(folder: Path) -> tuple[Card, ...]:
     """The cards that can be read, by name; one that cannot is left out with a line in the log."""
-    found = (_card(p.parent, p.stat().st_mtime_ns) for p in sorted(folder.glob(f"*/{FILE}")))
+    paths = (p for p in sorted(folder.glob(f"*/{FILE}")) if not is_film_reader(p.parent))
+    found = (_card(p.parent, p.stat().st_mtime_ns) for p in paths)
     return tuple(card for card in found if card is not None)
 
 
