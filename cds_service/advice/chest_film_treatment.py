@@ -114,10 +114,10 @@ def _facts(seen: OnFilm, first: str) -> list[Fact]:
     rows = []
     for name, estimate in pairs:
         text = probability(estimate.probability or 0.0)
-        zone = zone_of(estimate.target.name, seen.assessment.reading) if name == first else None
-        text += f", {zone_words(zone)}" if zone is not None else ""
         if estimate.interval is not None:
             text += f" ({probability(estimate.interval[0])} to {probability(estimate.interval[1])})"
+        zone = zone_of(estimate.target.name, seen.assessment.reading) if name == first else None
+        text += f", {zone_words(zone)}" if zone is not None else ""
         before = seen.assessment.prior.get(estimate.target.name) if seen.films.prior is not None else None
         if before is not None and before.probability is not None and seen.films.prior is not None:
             text += f"; {probability(before.probability)} on {day(seen.films.prior.at)}"

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from cds_service.advice import load_advice
+from cds_service.advice.film_report import places_of
 from cds_service.manifest import Service, load_services
 from cds_service.settings import Settings
 from cds_service.trust.clients import load_clients
@@ -52,6 +53,7 @@ def check(today: Annotated[str, typer.Option(help="Judge review dates as of this
 def service_faults(service: Service, settings: Settings) -> Iterator[str]:
     """What a service refers to and is not there: its advice, its model, targets and thresholds of that model."""
     load_advice(service.advice)
+    places_of(service)
     if service.model is None:
         return
     folder = settings.models / service.model

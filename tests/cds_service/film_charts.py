@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 from vignettes import (
     Answers,
     Chart,
@@ -19,6 +20,7 @@ from vignettes import (
 )
 
 from cds_service.cards import Card
+from models.contract import Anatomy, Change, Course, FilmReading, Place, Zone
 
 NAME = "cxr-insight"
 NEW, NEW_PIXELS = film(1, "2026-03-10T13:38:00Z")
@@ -85,3 +87,13 @@ RESOLVED = changed((0.05, 0.02, 0.08), (0.88, 0.81, 0.93))
 def course(*resources: Resource, model: Answers = RESOLVED, **more: Any) -> Chart:
     drafts = more.pop("drafts", (NEXT,))
     return two_films(report("final"), *resources, model=model, hook="order-select", drafts=drafts, **more)
+
+
+def film_reading(
+    zone: Zone | None, course: Course | None = None, sure: float = 0.9, finding: str = "effusion"
+) -> FilmReading:
+    """One finding's place and, with a course, how it stands against the film before, as the networks hand it over."""
+    places = {finding: Place(finding, np.full((4, 4), 1 / 16, np.float32), zone, 0.7 if zone else 0.1)}
+    rest = dict.fromkeys(get_args(Course), 0.0)
+    changes = {finding: Change(finding, course, {**rest, course or "stable": sure})}
+    return FilmReading(Anatomy({}, {}, None, "no lungs found"), places, changes, "c" * 64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from film_charts import film_reading
 from pneumonia_charts import (
     CEFTRIAXONE,
     FILM,
@@ -137,6 +138,14 @@ def test_furosemide_is_not_offered_beside_a_loop_diuretic_or_against_an_allergy(
         "patient": {"reference": "Patient/p1"},
     }
     assert [s.label for s in card_of(chart(*WET, allergy)).suggestions] == ["Remove the antibiotic draft"]
+
+
+def test_where_the_networks_place_the_fluid_is_said_and_of_what_is_not_there_no_place_is() -> None:
+    seen = film_reading("left_lower", finding="edema")
+    both = dataclasses.replace(seen, places={**seen.places, **film_reading("right_mid", finding="pneumonia").places})
+    card = card_of(chart(*WET, model=dataclasses.replace(OEDEMA, reading=both)))
+    assert "| Oedema on film | 0.91 (0.86 to 0.95), left lower zone |" in text(card)
+    assert "right mid zone" not in text(card)
 
 
 def test_the_film_before_stands_beside_the_newest() -> None:

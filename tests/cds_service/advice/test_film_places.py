@@ -7,7 +7,6 @@ import re
 from typing import Any, get_args
 
 import msgspec
-import numpy as np
 import pytest
 from film_charts import (
     AIR,
@@ -19,26 +18,18 @@ from film_charts import (
     card_of,
     chart,
     course,
+    film_reading,
     report,
     text,
     two_films,
 )
 from vignettes import Answers, Chart, patient, service
 
+from cds_service.advice.film_change import change_line
 from cds_service.consult import Case
 from cds_service.traces import silences
 from fhir_mappers.tensors import to_fusion_input
-from models.contract import Anatomy, Change, Course, FilmReading, Place, Zone
-
-
-def film_reading(
-    zone: Zone | None, course: Course | None = None, sure: float = 0.9, finding: str = "effusion"
-) -> FilmReading:
-    """One finding's place and, with a course, how it stands against the film before, as the networks hand it over."""
-    places = {finding: Place(finding, np.full((4, 4), 1 / 16, np.float32), zone, 0.7 if zone else 0.1)}
-    rest = dict.fromkeys(get_args(Course), 0.0)
-    changes = {finding: Change(finding, course, {**rest, course or "stable": sure})}
-    return FilmReading(Anatomy({}, {}, None, "no lungs found"), places, changes, "c" * 64)
+from models.contract import Course, FilmReading, Zone
 
 
 def read_as(model: Answers, reading: FilmReading) -> Answers:
@@ -161,3 +152,15 @@ def test_a_site_may_switch_the_comparison_with_reports_off() -> None:
     off = msgspec.structs.replace(manifest.rules["CX-04"], on=False)
     without = msgspec.structs.replace(manifest, rules={**manifest.rules, "CX-04": off})
     assert silences(case_of(chart(report("final")), without)) == []
+
+
+# --- the same words beside the rules of other services --------------------------------------------------------------
+
+
+def test_the_line_of_change_beside_a_repeated_film_names_the_place() -> None:
+    model = read_as(FLUID, film_reading("right_lower", "worse"))
+    given = two_films(model=model)
+    assert change_line(case_of(given)).startswith(
+        "Model chest-open@1 (trained on open data sets), films 2026-03-07 and 2026-03-10: "
+        "right lower zone pleural effusion worse 0.06 to 0.88."
+    )

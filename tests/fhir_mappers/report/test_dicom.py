@@ -10,9 +10,10 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from film_readings import NEW, OLD, SERIES, assessment, estimate, film, lungs, reading, record, report
+from film_readings import NEW, NOON, OLD, SERIES, assessment, estimate, film, lungs, reading, record, report
 
-from fhir_mappers.record import Image
+from fhir_mappers.imaging import read_dicom_file
+from fhir_mappers.record import Image, Source
 from fhir_mappers.report.dicom import (
     NotWritable,
     make_segmentation,
@@ -196,3 +197,22 @@ def test_the_header_of_another_film_is_refused_and_nothing_of_it_is_said() -> No
 def test_a_header_that_cannot_be_used_is_refused_in_plain_words(broken: dict[str, Any]) -> None:
     with pytest.raises(NotWritable, match="header"):
         source_of(broken)
+
+
+@pytest.mark.parametrize(
+    "name", ["hannover_derived/*_j2k_lossless.dcm", "hannover_derived/*_jpeg.dcm", "public_samples/RG*"]
+)
+def test_the_headers_of_real_films_give_objects_without_error(shared: Path, tmp_path: Path, name: str) -> None:
+    for path in sorted((shared / "data/dicom").glob(name))[:2]:
+        frame = read_dicom_file(path.read_bytes(), "ImagingStudy/study1")
+        source = source_of(frame.metadata)
+        # Only the outlines' size matters here: the objects hold no pixel of the film.
+        of = Image(
+            np.zeros((0, 0), np.float32), "PA", NOON, frame.sop_uid, frame.study_uid, Source("ImagingStudy/study1")
+        )
+        made = report_film(record(of), assessment(estimate("effusion", 0.9), read=reading()), of, None)
+        segmentation = make_segmentation(made, source)
+        assert segmentation is not None
+        assert (segmentation.Rows, segmentation.Columns) == (source.Rows, source.Columns)
+        assert faults(segmentation, tmp_path) == []
+        assert faults(make_structured_report(made, source), tmp_path) == []
