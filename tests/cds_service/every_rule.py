@@ -6,6 +6,7 @@ What each rule says beyond that, and every other silence of it, stands in tests/
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import embolism
 import film_charts
@@ -107,11 +108,11 @@ FOUR_MM = nodule("n1", "2025-12-08T10:00:00Z", 4)
 MAN = patient("male", "1973-05-05")
 
 
-def nodules(size: Resource, **more: object) -> Chart:
+def nodules(size: Resource, **more: Any) -> Chart:
     return timing.chart(SEEN, size, visit=timing.CLINIC, who=MAN, **more)
 
 
-LATER = {"drafts": (), "hook": "patient-view", "now": "2026-06-01T09:00:00Z"}
+LATER: dict[str, Any] = {"drafts": (), "hook": "patient-view", "now": "2026-06-01T09:00:00Z"}
 TIMING = {
     "TM-01": (timing.chart(timing.DONE), timing.chart()),
     "TM-02": (timing.chart(STANDING), timing.chart(STANDING | {"status": "completed"})),
@@ -153,7 +154,7 @@ DRY = (
     *instead(WELL, pneumonia_charts.vital("8480-6", 101, "mm[Hg]")),
     lab("2524-7", 3.1, "mmol/L", "2026-03-10T11:00:00Z"),
 )
-SEEN_FILM = {"films": (pneumonia_charts.PIXELS,)}
+SEEN_FILM: dict[str, Any] = {"films": (pneumonia_charts.PIXELS,)}
 MRSA = medication("a1", "11124", "vancomycin", authoredOn="2026-03-08T08:00:00Z")
 LONG_STAY = encounter("IMP", period={"start": "2026-03-08T07:00:00Z"})
 HOME = (at_home(AMOXICILLIN),)
@@ -190,7 +191,7 @@ CHEST = {
 
 # --- deterioration ----------------------------------------------------------------------------------------------------
 
-VITALS = {
+VITALS: dict[str, tuple[Any, str | None]] = {
     "9279-1": (16, "/min"),
     "59408-5": (97, "%"),
     "3151-8": (0, "L/min"),
@@ -211,7 +212,7 @@ def ward(*resources: Resource, model: Answers | None = None, **changed: float) -
         observation(f"v{n}", code, value, unit, "2026-03-10T13:40:00Z", category=category)
         for n, (code, (value, unit)) in enumerate(values.items())
     ]
-    films = {"films": (PIXELS,)} if model is not None else {}
+    films: dict[str, Any] = {"films": (PIXELS,)} if model is not None else {}
     shown = (STUDY,) if model is not None else ()
     who = patient("female", "1961-07-07")
     return Chart((who, encounter(), *signs, *shown, *resources), hook="patient-view", model=model, **films)
@@ -257,7 +258,7 @@ GENES = {
 
 lungs = lung_charts.chart
 EXON20 = variant("EGFR", "p.Ala767_Val769dup")
-OPENED = {"drafts": (), "hook": "patient-view"}
+OPENED: dict[str, Any] = {"drafts": (), "hook": "patient-view"}
 OPACITIES = lung_charts.report("r1", "2026-03-10T10:00:00Z", "New bilateral ground-glass opacities.")
 TREND = {
     "resourceType": "Observation",
