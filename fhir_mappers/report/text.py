@@ -80,7 +80,7 @@ def _technique(report: FilmReport) -> str:
 
 def _comparison(report: FilmReport) -> str:
     if report.prior is None or report.unusable is not None:
-        return "None: no earlier frontal film was available."
+        return "No earlier frontal film was available."
     return f"Chest film of {_moment(report.prior.at)}, {_view(report.prior)}."
 
 
@@ -126,16 +126,16 @@ def _impression(report: FilmReport) -> str:
     if report.final is not None:
         return f"The final radiology report{_of(report.final.at)} stands."
     if report.unusable is not None:
-        return "None: this film was not read."
+        return "None, since this film was not read."
     assessed = [s for s in report.statements if s.probability is not None]
     leading = [s for s in assessed if s.there]
     if leading:
         return " ".join(f"{i}. {_short(s, report.prior)}" for i, s in enumerate(leading, start=1))
     if not assessed:
-        return "None: no finding could be assessed on this film."
+        return "None, since no finding could be assessed on this film."
     return (
-        f"None of the {len(assessed)} findings assessed reaches `possible`. Other findings were not looked for: "
-        "this does not say that the film is normal."
+        f"None of the {len(assessed)} findings assessed is possible or more. Others were not looked for: this "
+        "does not say that the film is normal."
     )
 
 

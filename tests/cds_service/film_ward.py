@@ -171,7 +171,7 @@ def film_ward(
     new, pixels = film(number, "2026-03-10T13:38:00Z")
     old, old_pixels = film(next(_numbers), "2026-03-07T09:00:00Z", "AP")
     with requests.Session() as session:
-        store(session, dicomweb, [_as_file(pixels), _as_file(old_pixels)])
+        store(session, dicomweb, [as_file(pixels), as_file(old_pixels)])
     chart = Chart((patient("male", "2002-02-14"), encounter("EMER"), new, old), hook="patient-view", model=FLUID)
     chosen = service(NAME)
     chosen = msgspec.structs.replace(
@@ -194,7 +194,7 @@ def film_ward(
         app.extensions["ordersight"].close()
 
 
-def _as_file(frame: Any) -> Dataset:
+def as_file(frame: Any) -> Dataset:
     """The film of a chart as a DICOM file of patient p1."""
     dataset = Dataset.from_json(frame.metadata)
     dataset.file_meta = FileMetaDataset()

@@ -97,7 +97,7 @@ def test_without_an_earlier_film_no_word_speaks_of_one(course: Course, p: float)
     found = made(answer, prior=False)
     text = write_report(found)
     assert all(s.change is None and s.prior is None for s in found.statements)
-    assert text.comparison == "None: no earlier frontal film was available."
+    assert text.comparison == "No earlier frontal film was available."
     assert not [m.group() for part in (text.findings, text.impression, text.limits) for m in CHANGE.finditer(part)]
 
 
@@ -140,7 +140,7 @@ def test_a_lateral_film_and_one_the_gate_refused_are_said_to_be_unread() -> None
     refused = assessment(estimate("effusion", None), unused={"imaging": "it does not look like a chest film"})
     text = write_report(made(refused))
     assert text.findings == "None stated: it does not look like a chest film."
-    assert text.comparison == "None: no earlier frontal film was available."
+    assert text.comparison == "No earlier frontal film was available."
 
 
 def test_no_finding_is_no_normal_film() -> None:
