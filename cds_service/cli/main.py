@@ -28,6 +28,7 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
     "check": (("check",), _commands(check="check")),
     "openapi": (("openapi",), _commands(openapi="openapi")),
     "cards": (("cards",), _commands(cards="cards")),
+    "report": (("report",), _commands(report="report")),
     "backbone": (("backbone", "adapt"), lambda app, module: module.mount(app)),
     "model": (("train", "evaluate"), _commands(train="train", evaluate="evaluate")),
     "state": (
