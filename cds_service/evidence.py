@@ -18,12 +18,15 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from cds_service.deadline import Deadline
+from cds_service.films.seek import may_hold_films, with_endpoint_references
 from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
+from fhir_mappers.dicom import Header
+from fhir_mappers.imaging import representative_frame
 from fhir_mappers.read import read_studies
 from fhir_mappers.record import Image, Instance, Study
-from fhir_mappers.studies import FILM_MODALITIES, choose_films, is_chest
+from fhir_mappers.studies import choose_films
 
 Reason = Literal[
     "timeout",  # it did not come in the time there was
@@ -56,7 +59,7 @@ class DicomFile:
     """What DICOMweb gave for one instance: the frame's bytes as stored, and what is needed to decode them.
 
     metadata         the instance's DICOM JSON (PS3.18 F), without bulk data
-    frame            the bytes of frame 1
+    frame            the bytes of frame `number`
     transfer_syntax  UID they are in
     reference        `ImagingStudy/id` the instance was named by
     """
@@ -68,6 +71,7 @@ class DicomFile:
     frame: bytes = field(repr=False)
     transfer_syntax: str
     reference: str
+    number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ class Fetcher(Protocol):
 
     def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]: ...
 
-    def frame(self, study: Study, image: Instance, deadline: Deadline) -> Future[Frame | Failed]: ...
+    def frame(self, study: Study, image: Instance, deadline: Deadline, number: int = 1) -> Future[Frame | Failed]: ...
 
     def abandon(self) -> None:
         """End every read that still runs, by closing its connection."""
@@ -180,6 +184,8 @@ class _Gathering:
         self.films: list[tuple[Study, Instance]] = []
         self.metadata: dict[str, Mapping[str, Any]] = {}
         self.frames: dict[str, Frame] = {}
+        self.numbers: dict[str, int] = {}
+        self.chosen: dict[str, Frame] = {}
         self.shortfalls: set[Shortfall] = set()
 
     def run(self) -> Evidence:
@@ -234,11 +240,11 @@ class _Gathering:
     def _seek_films(self, key: str) -> None:
         """Find the films worth reading; a study that lists no images is asked about at the archive first."""
         resources = self.resources[key]
-        studies = _with_endpoint_references(
+        studies = with_endpoint_references(
             read_studies(resources, as_of=self.plan.as_of, patient_id=self.plan.patient_id), resources
         )
         listed = {s.uid: s for s in self._recall(studies)}
-        bare = [s for s in listed.values() if not s.instances and _may_hold_films(s)][: self.plan.films[key]]
+        bare = [s for s in listed.values() if not s.instances and may_hold_films(s)][: self.plan.films[key]]
         waiting = {s.uid for s in bare}
 
         def found(study: Study, images: tuple[Instance, ...] | Failed) -> None:
@@ -259,7 +265,7 @@ class _Gathering:
         """Look for films that are kept; a study that lists no images has at least those."""
         if self.kept is None:
             return list(studies)
-        found = self.kept.films([s for s in studies if _may_hold_films(s)], self.deadline)
+        found = self.kept.films([s for s in studies if may_hold_films(s)], self.deadline)
         self.known |= {image.sop_uid: image for image in found}
         of: dict[str, tuple[Instance, ...]] = {}
         for image in found:
@@ -280,9 +286,18 @@ class _Gathering:
             study = of[image.study_uid]
             self.films.append((study, image))
             self._start(
-                "films", self.fhir.metadata(study, image, self.deadline), partial(self._part, self.metadata, image)
+                "films", self.fhir.metadata(study, image, self.deadline), partial(self._described, study, image)
             )
             self._start("films", self.fhir.frame(study, image, self.deadline), partial(self._part, self.frames, image))
+
+    def _described(self, study: Study, image: Instance, metadata: Mapping[str, Any] | Failed) -> None:
+        """Of an image with several frames the first was asked for before its header was known."""
+        self._part(self.metadata, image, metadata)
+        number = None if isinstance(metadata, Failed) else representative_frame(Header(metadata))
+        if number is not None and number > 1:
+            self.numbers[image.sop_uid] = number
+            chosen = self.fhir.frame(study, image, self.deadline, number)
+            self._start("films", chosen, partial(self._part, self.chosen, image))
 
     def _part(self, parts: dict[str, Any], image: Instance, part: Any) -> None:
         if isinstance(part, Failed):
@@ -293,39 +308,17 @@ class _Gathering:
     def _evidence(self) -> Evidence:
         dicom = []
         for study, image in self.films:
-            metadata, frame = self.metadata.get(image.sop_uid), self.frames.get(image.sop_uid)
+            number = self.numbers.get(image.sop_uid, 1)
+            frames = self.frames if number == 1 else self.chosen
+            metadata, frame = self.metadata.get(image.sop_uid), frames.get(image.sop_uid)
             if metadata is not None and frame is not None:
                 uids = image.study_uid, image.series_uid, image.sop_uid
-                dicom.append(DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, study.source.reference))
+                source = study.source.reference
+                dicom.append(DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, source, number))
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
         order = {key: place for place, key in enumerate(self.plan.keys)}
         shortfalls = sorted(self.shortfalls, key=lambda s: (order.get(s.key, len(order)), s.reason))
         return Evidence(_without_repeats(resources), tuple(dicom), tuple(shortfalls), tuple(self.recalled))
-
-
-def _may_hold_films(study: Study) -> bool:
-    """Whether a study that lists no images could hold one that `choose_films` would take."""
-    return is_chest(study) and (not study.modalities or bool(study.modalities & FILM_MODALITIES))
-
-
-def _with_endpoint_references(studies: Sequence[Study], resources: Sequence[Mapping[str, Any]]) -> tuple[Study, ...]:
-    """Add the `Endpoint/id` references of each study to the addresses that came along with it."""
-    references: dict[str, list[str]] = {}
-    for resource in resources:
-        if resource["resourceType"] == "ImagingStudy":
-            series = resource.get("series")
-            holders = [resource, *(series if isinstance(series, list) else ())]
-            references[f"ImagingStudy/{resource.get('id')}"] = [
-                endpoint["reference"]
-                for holder in holders
-                if isinstance(holder, dict) and isinstance(holder.get("endpoint"), list)
-                for endpoint in holder["endpoint"]
-                if isinstance(endpoint, dict) and isinstance(endpoint.get("reference"), str)
-            ]
-    return tuple(
-        replace(s, endpoints=tuple(dict.fromkeys((*s.endpoints, *references.get(s.source.reference, ())))))
-        for s in studies
-    )
 
 
 def _without_repeats(resources: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

@@ -154,9 +154,9 @@ class Reads:
 
         return self._ask_archive(study, deadline, ask)
 
-    def frame(self, study: Study, image: Instance, deadline: Deadline) -> Future[Frame | Failed]:
+    def frame(self, study: Study, image: Instance, deadline: Deadline, number: int = 1) -> Future[Frame | Failed]:
         def ask(root: Base) -> Frame:
-            path = f"{dicomweb.instance_path(image)}/frames/1"
+            path = f"{dicomweb.instance_path(image)}/frames/{number}"
             try:
                 got = self._get("dicomweb", root, Ask(path, dicomweb.AS_STORED, MAX_FRAME_BYTES), deadline)
             except FetchFailed as failed:

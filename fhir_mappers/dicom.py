@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import islice
 from typing import Any, Protocol
 
 import pydicom
@@ -38,11 +39,15 @@ class DicomFrame(Protocol):
     def transfer_syntax(self) -> str: ...
     @property
     def reference(self) -> str: ...
+    @property
+    def number(self) -> int:
+        """Of the frame, from 1."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileFrame:
-    """The first frame of a DICOM file, as a `DicomFrame`."""
+    """One frame of a DICOM file, as a `DicomFrame`."""
 
     study_uid: str
     series_uid: str
@@ -51,6 +56,7 @@ class FileFrame:
     frame: bytes
     transfer_syntax: str
     reference: str
+    number: int = 1
 
 
 class BadDicom(ValueError):
@@ -129,7 +135,9 @@ def _offset(text: str) -> timezone | None:
 
 
 def read_dicom_file(data: bytes, reference: str = "") -> FileFrame:
-    """Read a whole DICOM file (PS3.10) as its header and first frame. Raises BadDicom.
+    """Read a whole DICOM file (PS3.10) as its header and the frame that stands for it. Raises BadDicom.
+
+    Of several frames that is the one its header calls representative, else the first.
 
     A deflated file is inflated within `LARGEST_FILE` and then read as what it is inside, Explicit VR Little Endian;
     a big-endian one is turned to little endian. A header without the preamble of a file is refused.
@@ -144,9 +152,15 @@ def read_dicom_file(data: bytes, reference: str = "") -> FileFrame:
         element = dataset.get(PIXEL_DATA)
         pixels, vr = (bytes(element.value), element.VR) if element is not None else (b"", "OW")
         frames = int(dataset.get("NumberOfFrames") or 1)
+        number = int(dataset.get("RepresentativeFrameNumber") or 1)
+        if not 1 <= number <= frames:
+            raise BadDicom("the representative frame is none of its frames")
         if pixels and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-            pixels = next(generate_frames(pixels, number_of_frames=frames), b"")
-        elif syntax == ExplicitVRBigEndian:
+            pixels = next(islice(generate_frames(pixels, number_of_frames=frames), number - 1, None), b"")
+        elif frames > 1:
+            size = len(pixels) // frames
+            pixels = pixels[(number - 1) * size : number * size]
+        if syntax == ExplicitVRBigEndian:
             if vr == "OW":
                 pixels = _swapped(pixels)
             syntax = str(ExplicitVRLittleEndian)
@@ -161,7 +175,7 @@ def read_dicom_file(data: bytes, reference: str = "") -> FileFrame:
         raise
     except Exception:  # noqa: BLE001 - a parser of hostile bytes may raise anything; which of it says nothing more
         raise BadDicom("damaged: cannot be parsed as DICOM") from None
-    return FileFrame(study, series, sop, metadata, pixels, syntax, reference)
+    return FileFrame(study, series, sop, metadata, pixels, syntax, reference, number)
 
 
 def _swapped(data: bytes) -> bytes:

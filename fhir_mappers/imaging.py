@@ -1,7 +1,8 @@
 """One DICOM frame -> `Image` in its true grey scale, or the `Gap` that says why not.
 
 What a model of frontal chest films must not be shown is refused by name: another modality, another body part,
-an animal, colour, more than one frame, an image the study does not hold or of another patient.
+an animal, colour, several frames of which none is named as representative, an image the study does not hold or of
+another patient.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from fhir_mappers.pixels import LARGEST_PIXELS, SYNTAXES, BadPixels, Grid, unpac
 from fhir_mappers.record import Gap, Image, Source
 from fhir_mappers.studies import FILM_CLASSES, FILM_MODALITIES, choose_films
 
-__all__ = ["BadDicom", "DicomFrame", "FileFrame", "choose_films", "decode_film", "grid_to_decode", "read_dicom_file"]
+__all__ = [
+    "BadDicom",
+    "DicomFrame",
+    "FileFrame",
+    "choose_films",
+    "decode_film",
+    "grid_to_decode",
+    "read_dicom_file",
+    "representative_frame",
+]
 
 Scale = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -75,6 +85,7 @@ def decode_film(frame: DicomFrame, started: datetime | None, patient_ids: Set[st
         source=Source(frame.reference),
         modality=header.text("00080060"),
         spacing_mm=_spacing(header),
+        burned_in=header.text("00280301") == "YES",
     )
 
 
@@ -118,12 +129,18 @@ def _check_kind(frame: DicomFrame, header: Header) -> None:
     # Species and breed; else the name of the exposure programme, since veterinary devices are human ones re-labelled.
     if header.text("00102201") or header.items("00102202") or _ANIMAL.search(header.text("00181400")):
         raise _Refused("unsupported-image", "film species")
-    if (header.whole("00280008") or 1) != 1:
+    if (header.whole("00280008") or 1) != 1 and representative_frame(header) != frame.number:
         raise _Refused("unsupported-image", "film frames")
     if (header.whole("00280002") or 1) != 1 or header.text("00280004") not in ("MONOCHROME1", "MONOCHROME2"):
         raise _Refused("unsupported-image", "film colour")
     if frame.transfer_syntax not in SYNTAXES:
         raise _Refused("unsupported-image", "film transfer syntax")
+
+
+def representative_frame(header: Header) -> int | None:
+    """Which of several frames stands for them (0028,6010); None where the header does not say, or names none."""
+    number, frames = header.whole("00286010"), header.whole("00280008") or 1
+    return number if number is not None and 1 <= number <= frames else None
 
 
 def _grid(header: Header) -> Grid:

@@ -134,8 +134,11 @@ def _codestream(frame: bytes, syntax: str, grid: Grid) -> NDArray[Any]:
         raise BadPixels("a codestream cut short")
     try:
         values = np.asarray(decode(frame))
+        whole = syntax not in JPEG | JPEG_LOSSLESS or np.array_equal(values, decode(_lengthened(frame)))
     except Exception:  # noqa: BLE001 - every codec has an error type of its own, and all mean this
         raise BadPixels("a damaged codestream") from None
+    if not whole:
+        raise BadPixels("a codestream cut short, with an end put to it again")
     if values.shape != (grid.rows, grid.columns) or values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
         raise BadPixels("the codestream holds another image than it said")
     return values
@@ -150,8 +153,18 @@ _DECODERS: tuple[tuple[frozenset[str], frozenset[int], Callable[[bytes], Any]], 
     # a decoding error and returns memory that was never written.
     (JPEG_2000 | HTJ2K, frozenset({0x51}), imagecodecs.jpeg2k_decode),
 )
+
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+
+
+def _lengthened(frame: bytes) -> bytes:
+    """A JPEG codestream with bits more before its end marker.
+
+    A decoder that has all its values does not look at them. One that ran out of bits, which libjpeg only warns of,
+    had zeros to go on with and now has these, and decodes another image.
+    """
+    return frame[: frame.rindex(b"\xff\xd9")] + b"\xaa" * 64 + b"\xff\xd9"
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int, int, int, int]:

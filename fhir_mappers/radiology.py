@@ -77,6 +77,7 @@ class Image:
     at          when it was acquired (study start where the header has no acquisition time)
     shape       rows and columns of the film, also where its pixels are not at hand
     encoded     what was made of the film when it arrived; `pixels` is then empty, (0, 0)
+    burned_in   the header says that writing is part of the pixels (0028,0301)
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
@@ -89,6 +90,7 @@ class Image:
     spacing_mm: tuple[float, float] | None = None
     shape: tuple[int, int] = (0, 0)
     encoded: EncodedFilm | None = field(default=None, repr=False)
+    burned_in: bool = False
 
     def __post_init__(self) -> None:
         if self.shape == (0, 0):

@@ -25,6 +25,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     modality: str
     spacing_mm: tuple[float, float] | None
     shape: tuple[int, int]
+    burned_in: bool
     encoder: str
     refusal: str | None
     tensors: bytes
@@ -42,6 +43,7 @@ def pack(image: Image, film: EncodedFilm) -> bytes:
         modality=image.modality,
         spacing_mm=image.spacing_mm,
         shape=image.shape,
+        burned_in=image.burned_in,
         encoder=film.encoder,
         refusal=film.refusal,
         tensors=save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
@@ -69,4 +71,5 @@ def unpack(data: bytes) -> Image | None:
         spacing_mm=kept.spacing_mm,
         shape=kept.shape,
         encoded=EncodedFilm(kept.encoder, features, kept.refusal, parts),
+        burned_in=kept.burned_in,
     )

@@ -112,3 +112,17 @@ def test_a_frame_cut_short_or_scrambled_is_a_gap_or_an_image_of_the_right_size_a
         decoded = decode_film(film(pixels, frame, syntax), STARTED)
         assert isinstance(decoded, Gap) or decoded.pixels.shape == pixels.shape
     assert isinstance(decode_film(film(pixels, whole[: len(whole) // 3], syntax), STARTED), Gap)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize(
+    "syntax", [s for s in LOSSLESS if s[:20] == "1.2.840.10008.1.2.4."] + ["1.2.840.10008.1.2.4.51"]
+)
+def test_a_codestream_cut_short_is_refused_even_where_its_end_marker_was_put_back(syntax: str, bits: int) -> None:
+    pixels = picture(bits, (64, 80))
+    encode = LOSSLESS.get(syntax) or (lambda p, b: bytes(imagecodecs.jpeg8_encode(p, level=90, bitspersample=b)))
+    whole = encode(pixels, bits)
+    image(film(pixels, whole, syntax, stored=bits))
+    for kept in (0.5, 0.9, 0.99):
+        cut = whole[: int(len(whole) * kept)] + b"\xff\xd9"
+        assert refusal(film(pixels, cut, syntax, stored=bits)) == ("malformed", "film pixels"), kept
