@@ -18,11 +18,14 @@ from models.config import FrozenHead, Recipe
 from models.contract import Target
 from models.data import SPLITS, Shard
 from models.encoders.image import ImageEncoder
-from models.evaluate import Judged, baselines_by_fold, judge_on_valid, report
+from models.evaluate import report
 from models.fusion import FusionModel
 from models.gates import CHANGES, PER_SOURCE, ImageGate, fit_gate, spoilt
-from models.heads import boost, cross_validate, fit_head, install
+from models.heads import Pooled, boost, cross_validate, fit_head, fit_late, fit_one, install, statistics_of
+from models.judged import Judged, baseline_columns, baselines_by_fold, design, judge_on_valid
+from models.metrics import difference
 from models.predict import Predictions, context_of, pooled_encodings, predict
+from models.rivals import repeated, repeated_tables
 from models.train import Progress, fit, forget, load_training
 
 
@@ -118,7 +121,13 @@ def _frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) 
     labels = labels[rows]
     pooled = pooled_encodings(model, shard, rows, target.modalities)
     patients, folds = shard.patient[rows], shard.fold[rows]
-    held = cross_validate(pooled, labels, patients, folds, head.l2)
+    ways = {"one head on all": fit_head, "late fusion": fit_late}
+    singles = {f"{m} alone": fit_one(m) for m in target.modalities}
+    rivals = repeated({**ways, **singles}, pooled, labels, patients, head.l2)
+    over_late = difference(labels, rivals["one head on all"], rivals["late fusion"], patients)
+    # Late fusion has less to overfit: one head on everything ships only where it is shown to be better.
+    chosen = "one head on all" if over_late.low > 0.0 else "late fusion"
+    held = cross_validate(pooled, labels, patients, folds, head.l2, ways[chosen])
     column = model.spec.target_names().index(target.name)
     logits: dict[str, NDArray[np.float32]] = {}
     for shown, scores in held.items():
@@ -126,7 +135,8 @@ def _frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) 
         lacks = ~np.all([pooled.seen[m] for m in shown], axis=0)
         matrix[:, column] = np.where(lacks, np.nan, scores)
         logits[pattern(shown)] = matrix
-    install(model, target.name, fit_head(pooled, labels, patients, head.l2))
+    install(model, target.name, ways[chosen](pooled, labels, patients, head.l2))
+    rivals |= repeated_tables(_tables(shard, rows, pooled), labels, patients)
     count = len(np.unique(folds))
     return Judged(
         target,
@@ -137,7 +147,24 @@ def _frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) 
         baselines_by_fold(shard, rows, target.name),
         f"{count}-fold cross-validation by patient of the head; the towers never saw these patients",
         folded=True,
+        rivals=rivals,
+        head=chosen,
+        over_late=over_late,
     )
+
+
+def _tables(shard: Shard, rows: NDArray[np.int64], pooled: Pooled) -> dict[str, tuple[Floats, str]]:
+    """What logistic regression and boosted trees get to see of these cases, for the comparison."""
+    found = statistics_of(shard, rows).reshape(len(rows), len(shard.spec.labs), -1)[:, :, 0].astype(np.float64)
+    _, columns = list(baseline_columns(shard).items())[-1]
+    circumstances = design(shard, rows, columns)
+    vectors = [np.where(pooled.seen[m][:, None], v, np.nan) for m, v in pooled.vectors.items() if m != "labs"]
+    return {
+        "circumstances alone (regression)": (circumstances, "regression"),
+        "last results (regression)": (found, "regression"),
+        "last results and circumstances (regression)": (np.concatenate([found, circumstances], axis=1), "regression"),
+        "last results and film encoding (trees)": (np.concatenate([found, *vectors], axis=1), "trees"),
+    }
 
 
 def _calibrate(judged: Judged) -> dict[str, PlattMap]:

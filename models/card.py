@@ -33,6 +33,20 @@ class SourceCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table_sha256: dict[str, str]
 
 
+class Attained(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of generated patients, whose best possible answer is known, on cases that hold all that decides.
+
+    optimum       AUROC of the generator's own probability on these cases
+    above_chance  our AUROC above one half, as a share of the optimum's
+    gain          our AUROC above the best single modality's, as a share of the optimum's; None with one modality
+    """
+
+    cases: int
+    optimum: Estimated
+    above_chance: Estimated
+    gain: Estimated | None
+
+
 class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of one target's answers.
 
@@ -44,6 +58,11 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baselines    what the answer can be had from without the evidence: age and sex; those and the circumstances
     margin       AUROC less that of the strongest baseline, paired
     trees        for targets on results alone: boosted trees fitted on the same cases, and our AUROC less theirs
+    over_late    AUROC less that of calibrated late fusion (a regression over single-modality logits), complete cases
+    over_single  per missing pattern of two or more: AUROC less that of the best single modality in it
+    attained     of generated patients: how much of what can be known is
+    rivals       few patients, frozen towers: repeated cross-validation by patient of what was tried, by slice
+    head         which of `one head on all` and `late fusion` ships, where both were tried
     subgroups    sex, age band, view; a slice with fewer than ten positive or negative patients is not shown
     """
 
@@ -60,6 +79,11 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: tuple[str, ...]
     trees: Figures | None = None
     over_trees: Estimated | None = None
+    over_late: Estimated | None = None
+    over_single: dict[str, Estimated] = {}
+    attained: Attained | None = None
+    rivals: dict[str, dict[str, Figures]] = {}
+    head: str | None = None
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

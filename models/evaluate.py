@@ -3,109 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from models.calibration import Floats, cross_fitted
-from models.card import Standing, TargetCard
+from models.card import Attained, Standing, TargetCard
 from models.comparator import boosted_scores
-from models.contract import Target
-from models.data import Shard, read_shard
+from models.data import read_shard
+from models.judged import Judged, judge_on_valid
 from models.metrics import RESAMPLES, Estimated, Figures, auroc, difference, figures
-from models.predict import Predictions, context_of, predict
+from models.predict import predict
+from models.rivals import attained, compared, late_fusion_scores, pattern_margins
 
 MIN_SLICE = 10
 """A subgroup is shown from this many positive and as many negative patients."""
 AGE_BANDS = ((18, 50), (50, 70), (70, None))
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The cases a target is judged on: rows of one shard, their labels, and logits under every pattern.
-
-    `baseline` are scores of logistic regressions without any evidence, by name, fitted on other patients.
-    """
-
-    target: Target
-    shard: Shard
-    predictions: Predictions
-    column: int
-    labels: Floats
-    baseline: Mapping[str, Floats]
-    how: str
-    folded: bool = False
-
-    @property
-    def patients(self) -> NDArray[np.int64]:
-        return self.shard.patient[self.predictions.rows]
-
-    @property
-    def weights(self) -> Floats:
-        return self.shard.weight[self.predictions.rows].astype(np.float64)
-
-
-def judge_on_valid(target: Target, shard: Shard, predictions: Predictions) -> Judged:
-    """On the validation split, patients that no weight has seen."""
-    everyone = shard.labels(target.name)
-    predictions = predictions.only(np.isfinite(everyone[predictions.rows]))
-    labels = everyone[predictions.rows].astype(np.float64)
-    train = shard.rows("train")
-    train = train[np.isfinite(everyone[train])]
-    fitted = {
-        name: _without_evidence(shard, train, predictions.rows, target.name, columns)
-        for name, columns in baseline_columns(shard).items()
-        if len(np.unique(everyone[train])) == 2 and len(predictions.rows)
-    }
-    column = shard.spec.target_names().index(target.name)
-    return Judged(target, shard, predictions, column, labels, fitted, "validation split: patients no weight has seen")
-
-
-def baseline_columns(shard: Shard) -> dict[str, tuple[str, ...]]:
-    """The two rivals without evidence: who the patient is, and that plus the circumstances of the film."""
-    found: dict[str, tuple[str, ...]] = {"age and sex": ("age", "sex")}
-    if "ap" in shard.header.confounders:
-        found["age, sex, projection, place in the series"] = ("age", "sex", *shard.header.confounders)
-    return found
-
-
-def design(shard: Shard, rows: NDArray[np.int64], columns: Sequence[str]) -> Floats:
-    """Columns for a baseline: age with its square, sex, and confounders by name."""
-    context = context_of(shard, rows).astype(np.float64)
-    parts: list[Floats] = []
-    if "age" in columns:
-        parts += [context[:, 0], context[:, 0] ** 2, context[:, 1]]
-    if "sex" in columns:
-        parts += [context[:, 2], context[:, 3]]
-    parts += [shard.confounder(c)[rows].astype(np.float64) for c in columns if c not in ("age", "sex")]
-    return np.stack(parts, axis=1)
-
-
-def _without_evidence(
-    shard: Shard, fit_rows: NDArray[np.int64], rows: NDArray[np.int64], target: str, columns: Sequence[str]
-) -> Floats:
-    labels = shard.labels(target)[fit_rows]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=500))
-    model.fit(design(shard, fit_rows, columns), labels)
-    return np.asarray(model.decision_function(design(shard, rows, columns)), np.float64)
-
-
-def baselines_by_fold(shard: Shard, rows: NDArray[np.int64], target: str) -> dict[str, Floats]:
-    """The same rivals cross-validated by the source's own folds."""
-    out: dict[str, Floats] = {}
-    folds = shard.fold[rows]
-    for name, columns in baseline_columns(shard).items():
-        scores = np.zeros(len(rows))
-        for fold in np.unique(folds):
-            held = folds == fold
-            scores[held] = _without_evidence(shard, rows[~held], rows[held], target, columns)
-        out[name] = scores
-    return out
 
 
 def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
@@ -139,8 +53,19 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
             labels[used], logits[used], judged.baseline[rival][used], patients[used], weights[used], resamples=resamples
         )
     slices = _slices(judged, complete, names, resamples)
+    shown = {name: judged.predictions.logits[name][complete, judged.column].astype(np.float64) for name in ablation}
+    over_late, over_single = judged.over_late, {}
+    if whole in shown and len(names) > 1 and not judged.folded:
+        singles = np.stack([shown[m] for m in names], axis=1)
+        late = late_fusion_scores(singles, labels[complete], patients[complete], weights[complete])
+        over_late = difference(
+            labels[complete], shown[whole], late, patients[complete], weights[complete], resamples=resamples
+        )
+        over_single = pattern_margins(shown, labels[complete], patients[complete], weights[complete], resamples)
     trees, over_trees = _against_trees(judged, logits, used, resamples)
     standing, limits = _standing(judged, served, gain=gain, margin=margin, rival=rival, slices=slices)
+    if over_late is not None and over_late.low <= 0.0:
+        limits = (*limits, f"Not shown to beat calibrated late fusion: AUROC difference {_ci(over_late)}.")
     if over_trees is not None and over_trees.high < 0.0:
         limits = (*limits, f"Gradient-boosted trees on the same results do better: AUROC difference {_ci(over_trees)}.")
     return TargetCard(
@@ -153,11 +78,41 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
         margin=margin,
         trees=trees,
         over_trees=over_trees,
+        over_late=over_late,
+        over_single=over_single,
+        attained=_attained(judged, complete, shown, whole, resamples),
+        rivals=_rivals(judged, resamples),
+        head=judged.head,
         subgroups=_subgroups(judged, logits, used, resamples),
         slices=slices,
         standing=standing,
         limits=limits,
     )
+
+
+def _attained(
+    judged: Judged, complete: NDArray[np.bool_], shown: Mapping[str, Floats], whole: str, resamples: int
+) -> Attained | None:
+    optimal = judged.shard.optimal(judged.target.name)
+    if optimal is None or whole not in shown:
+        return None
+    best = optimal[judged.predictions.rows][complete].astype(np.float64)
+    rows = np.isfinite(best)
+    labels = judged.labels[complete][rows]
+    if len(np.unique(best[rows])) < 2 or len(np.unique(labels)) < 2:
+        return None  # a coin toss has nothing to attain
+    scores = {name: score[rows] for name, score in shown.items()}
+    return attained(scores, whole, best[rows], labels, judged.patients[complete][rows], resamples)
+
+
+def _rivals(judged: Judged, resamples: int) -> dict[str, dict[str, Figures]]:
+    if not judged.rivals:
+        return {}
+    context = judged.predictions.context
+    slices = {"all films": np.ones(len(judged.labels), np.bool_), "AP films only": context[:, 4] == 1}
+    return {
+        name: compared(judged.rivals, judged.labels, judged.patients, rows, resamples) for name, rows in slices.items()
+    }
 
 
 def _unjudged(judged: Judged) -> TargetCard:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
-BINS = 10
+BINS = 15
 
 
 class Estimated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

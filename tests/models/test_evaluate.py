@@ -11,7 +11,8 @@ import pytest
 from models.card import Card
 from models.contract import Target
 from models.data import Shard
-from models.evaluate import Judged, baseline_columns, design, evaluate, judge_on_valid, report
+from models.evaluate import evaluate, report
+from models.judged import Judged, baseline_columns, design, judge_on_valid
 from models.predict import Predictions, context_of, predict
 
 
