@@ -25,7 +25,7 @@ from models.contract import Change, EncodedFilm, FilmReading, Structure
 from models.encoders.image import ImageEncoder
 from models.fusion import FusionModel
 from models.imaging_card import FilmReaderCard
-from models.places import evidence, place
+from models.places import evidence, neighbourhoods, place
 from models.progression import Progression
 
 FORMAT = 1
@@ -100,7 +100,8 @@ class FilmReader:
         anatomy = anatomy_of(masks, view)
         heats = {k[len(HEAT) :]: v.astype(np.float32) for k, v in newest.parts.items() if k.startswith(HEAT)}
         placed = self.placed(model)
-        places = {name: place(name, heat, anatomy.zones if name in placed else {}) for name, heat in heats.items()}
+        near = neighbourhoods(anatomy.zones)
+        places = {name: place(name, heat, near if name in placed else None) for name, heat in heats.items()}
         compared = self.progressions.get(model)
         changes: dict[str, Change] = {}
         if compared is not None and prior is not None and prior.refusal is None:

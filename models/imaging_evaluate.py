@@ -35,7 +35,7 @@ from models.fusion import FusionModel
 from models.gates import quantile_by_source, spoilt
 from models.imaging_card import KindFigures, OutlineFigures, PlaceFigures, RatioFigures
 from models.metrics import Estimated, figures
-from models.places import evidence, findings_of, place
+from models.places import evidence, findings_of, neighbourhoods, place
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -254,7 +254,8 @@ def _generated_places(reader: FilmReader, model: FusionModel, pairs: FilmShard) 
                 {"left_lung": bit(a["masks"][row], LEFT_LUNG), "right_lung": bit(a["masks"][row], RIGHT_LUNG)}
             )
             held = {zone: int((mask & truth).sum()) for zone, mask in zones.items()}
-            said = place(finding, maps[n][finding], anatomy_of(believed(outlines[n], size), "PA").zones).zone
+            near = neighbourhoods(anatomy_of(believed(outlines[n], size), "PA").zones)
+            said = place(finding, maps[n][finding], near).zone
             hits.append(float(hit))
             chances.append(chance)
             right.append(float(said is not None and held.get(said, 0) >= HELD * sum(held.values())))

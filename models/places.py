@@ -7,6 +7,7 @@ finding is placed for less than a film's encoding costs. For the evidence page t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -68,19 +69,34 @@ def normalised(heat: NDArray[np.float32]) -> Heat:
     return np.asarray(heat / total if total > 1e-9 else np.zeros_like(heat), np.float32)
 
 
-def place(finding: str, heat: Heat, zones: Mapping[Zone, Mask]) -> Place:
-    """Which zone the evidence lies in; `zones` on a square of any size."""
-    if not zones or not heat.any():
+@dataclass(frozen=True, slots=True)
+class Neighbourhoods:
+    """Which zone a pixel belongs to: its own, or the nearest within MARGIN. nearest (S, S) indexes names, -1 none."""
+
+    names: tuple[Zone, ...]
+    nearest: NDArray[np.int64]
+
+
+def neighbourhoods(zones: Mapping[Zone, Mask]) -> Neighbourhoods | None:
+    """Worked out once per film, for all of its findings; None without zones."""
+    if not zones:
+        return None
+    own = np.full(next(iter(zones.values())).shape, -1, np.int64)
+    for n, mask in enumerate(zones.values()):
+        own[mask] = n
+    away, (row, column) = ndimage.distance_transform_edt(own < 0, return_indices=True)
+    return Neighbourhoods(tuple(zones), np.where(away <= MARGIN * len(own), own[row, column], -1))
+
+
+def place(finding: str, heat: Heat, near: Neighbourhoods | None) -> Place:
+    """Which zone the evidence lies in."""
+    if near is None or not heat.any():
         return Place(finding, heat, None, 0.0)
-    shape = next(iter(zones.values())).shape
-    fine = _spread(heat, shape)
-    names = list(zones)
-    # Each pixel near a lung belongs to the nearest zone.
-    away = np.stack([ndimage.distance_transform_edt(~zones[name]) for name in names])
-    nearest = np.where(away.min(axis=0) <= MARGIN * shape[0], away.argmin(axis=0), -1)
-    shares = [float(fine[nearest == n].sum()) for n in range(len(names))]
-    best = int(np.argmax(shares))
-    return Place(finding, heat, names[best] if shares[best] >= LEAST_SHARE else None, round(shares[best], 3))
+    fine = _spread(heat, near.nearest.shape)
+    shares = np.bincount(near.nearest.ravel() + 1, fine.ravel(), len(near.names) + 1)[1:]
+    best = int(shares.argmax())
+    share = float(shares[best])
+    return Place(finding, heat, near.names[best] if share >= LEAST_SHARE else None, round(share, 3))
 
 
 def _spread(heat: Heat, shape: tuple[int, ...]) -> Heat:

@@ -18,7 +18,7 @@ from fhir_mappers.tensors import film_tensor
 from models.checkpoint import load_checkpoint
 from models.contract import Zone
 from models.fusion import FusionModel
-from models.places import evidence, explain, findings_of, place
+from models.places import evidence, explain, findings_of, neighbourhoods, place
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests" / "models" / "chest-generated"
 
@@ -40,24 +40,33 @@ def heat(row: int, column: int) -> np.ndarray:
 
 
 def test_evidence_in_a_zone_names_it_with_its_share() -> None:
-    found = place("opacity", heat(4, 4), zones())  # rows 64 to 80, columns 64 to 80
+    found = place("opacity", heat(4, 4), neighbourhoods(zones()))  # rows 64 to 80, columns 64 to 80
     assert found.zone == "left_lower"
     assert found.share > 0.8
 
 
 def test_evidence_far_outside_the_lungs_names_no_zone() -> None:
-    assert place("opacity", heat(5, 2), {z: m for z, m in zones().items() if z.endswith("upper")}).zone is None
+    upper: dict[Zone, np.ndarray] = {z: m for z, m in zones().items() if z.endswith("upper")}
+    assert place("opacity", heat(5, 2), neighbourhoods(upper)).zone is None
+
+
+def test_evidence_at_the_chest_wall_belongs_to_the_zone_beside_it() -> None:
+    near = neighbourhoods(zones())
+    assert near is not None
+    # The left lung ends at column 86; 5 % of 96 are 4 columns.
+    assert near.names[near.nearest[70, 88]] == "left_lower"
+    assert near.nearest[70, 92] == -1
 
 
 def test_even_evidence_names_no_zone() -> None:
-    found = place("opacity", np.full((6, 6), 1 / 36, np.float32), zones())
+    found = place("opacity", np.full((6, 6), 1 / 36, np.float32), neighbourhoods(zones()))
     assert found.zone is None
     assert found.share < 0.25
 
 
 def test_without_lungs_or_without_evidence_there_is_no_zone() -> None:
-    assert place("opacity", heat(4, 4), {}).zone is None
-    assert place("opacity", np.zeros((6, 6), np.float32), zones()).zone is None
+    assert place("opacity", heat(4, 4), neighbourhoods({})).zone is None
+    assert place("opacity", np.zeros((6, 6), np.float32), neighbourhoods(zones())).zone is None
 
 
 @pytest.fixture(scope="module")
