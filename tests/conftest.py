@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from canaries import (  # noqa: F401 - hooks
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_unconfigure,
+)
 from real_servers import fhir_server, orthanc  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 import yaml
+from canaries import look_at
 
 PROGRAM = """
 import json, signal, sys
@@ -88,7 +89,7 @@ def served(
     given["outbox_mb"] = 1
     log = folder / "log"
     path = os.pathsep.join([p for p in sys.path if (Path(p) / "test_advice-1.0.dist-info").exists()])
-    path += os.pathsep + str(Path(__file__).parent)
+    path += os.pathsep + str(Path(__file__).parent) + os.pathsep + os.environ.get("PYTHONPATH", "")
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps({**given, **settings})],
@@ -112,3 +113,4 @@ def served(
     finally:
         process.kill()
         process.wait()
+        look_at(log.read_text(errors="replace"), "the standard error of a served process")
