@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from models.anatomy import AnatomyNet
 from models.card import Weights
@@ -31,6 +33,7 @@ from models.imaging_evaluate import (
 from models.imaging_train import ImagingRecipe, Progress, train_anatomy
 from models.progression import Progression
 
+OUTLINER = "outliner.safetensors"
 NOTHING = ImagingFigures({}, {}, {}, {}, {}, {}, 0.0)
 WEAK = 0.95
 
@@ -46,7 +49,7 @@ def build_film_reader(
     begun = time.monotonic()
     films = read_film_shards(shards)
     stored = {name: load_checkpoint(checkpoints / name) for name in recipe.compares}
-    net = train_anatomy(films["films"], recipe, progress=progress)
+    net = _outliner(films["films"], recipe, shards / OUTLINER, progress)
     tell = progress or (lambda _what, _done, _of, _loss: None)
     tell("courses", 0, 3, 0.0)
     fitted = {name: fit_courses(stored[name].model, films[shard]) for name, shard in recipe.compares.items()}
@@ -82,6 +85,23 @@ def build_film_reader(
     tell("figures", 3, 3, 0.0)
     save_film_reader(out, card, net, fitted)
     return card
+
+
+def _outliner(films: FilmShard, recipe: ImagingRecipe, kept: Path, progress: Progress | None) -> AnatomyNet:
+    """The network trained on these films by this recipe; taken from `kept` where a run before has left it there.
+
+    Only courses and places depend on the models: where one is trained anew, they are fitted again in minutes.
+    """
+    made_of = {"films": films.digest, "recipe": msgspec.json.encode(recipe).decode(), "torch": str(torch.__version__)}
+    if kept.exists():
+        with safe_open(kept, framework="pt") as file:
+            if file.metadata() == made_of:
+                net = AnatomyNet(recipe.preset)
+                net.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
+                return net.eval()
+    net = train_anatomy(films, recipe, progress=progress)
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, kept, metadata=made_of)
+    return net
 
 
 def _placed(model: str, compared: ComparedModel, figures: ImagingFigures) -> tuple[str, ...]:
