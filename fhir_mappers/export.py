@@ -85,6 +85,25 @@ def export(
     return spec
 
 
+def export_as(
+    spec: InputSpec, data: Path, out: Path, *, split: str | None = None, progress: Progress | None = None
+) -> None:
+    """Write the shards that a trained model's own spec describes; `split` keeps one split's cases only.
+
+    Raises SourceError where a folder is missing or of another shape.
+    """
+    table, tell = load_sources(), progress or (lambda _stage, _done: None)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(t.source for t in spec.targets):
+        if name not in table:
+            raise SourceError(f"there is no source {name!r}; there are {', '.join(sorted(table))}")
+        source = table[name]
+        folder = data / source.folder
+        cases = (c for c in source.read(folder) if split is None or c.split == split)
+        write_shard(source, cases, spec, out / f"{name}.safetensors", folder=folder, tell=tell)
+    (out / "spec.json").write_bytes(msgspec.json.format(msgspec.json.encode(spec)))
+
+
 @dataclass(slots=True)
 class _Found:
     values: dict[str, list[float]] = field(default_factory=dict)

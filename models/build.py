@@ -76,7 +76,7 @@ def finish(
             progress("judging", number, len(targets), 0.0)
         shard = shards[target.source]
         if target.name in frozen:
-            judged[target.name] = _frozen(model, target, shard, frozen[target.name])
+            judged[target.name] = judge_frozen(model, target, shard, frozen[target.name])
         else:
             if target.source not in predictions:
                 predictions[target.source] = predict(model, shard, shard.rows("valid"))
@@ -113,7 +113,7 @@ def _source(model: FusionModel, target: str) -> str:
     return next(t.source for t in model.spec.targets if t.name == target)
 
 
-def _frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) -> Judged:
+def judge_frozen(model: FusionModel, target: Target, shard: Shard, head: FrozenHead) -> Judged:
     """Cross-validate the head on frozen towers, then fit it on every patient and put it into the model."""
     rows = shard.rows()
     labels = shard.labels(target.name).astype(np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,8 @@ from numpy.typing import NDArray
 from models.calibration import Floats, cross_fitted
 from models.card import Attained, Standing, TargetCard
 from models.comparator import boosted_scores
-from models.data import read_shard
-from models.judged import Judged, judge_on_valid
-from models.metrics import RESAMPLES, Estimated, Figures, auroc, difference, figures
-from models.predict import predict
+from models.judged import Judged
+from models.metrics import RESAMPLES, Estimated, Figures, difference, figures
 from models.rivals import attained, compared, late_fusion_scores, pattern_margins
 
 MIN_SLICE = 10
@@ -258,33 +255,3 @@ def _standing(
 
 def _ci(e: Estimated) -> str:
     return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
-
-
-def evaluate(
-    checkpoint: Path, shards: Path, *, targets: Sequence[str] | None = None, resamples: int = RESAMPLES
-) -> dict[str, TargetCard]:
-    """Judge a stored checkpoint again on the validation rows of exported shards.
-
-    Targets fitted on frozen towers were judged by cross-validation while training and are not judged here: their final
-    head has seen every patient. Raises ShardError or CheckpointError where the two do not fit.
-    """
-    from models.checkpoint import load_checkpoint
-
-    stored = load_checkpoint(checkpoint)
-    frozen = {h.target for h in stored.card.recipe.frozen_heads}
-    found: dict[str, TargetCard] = {}
-    for target in stored.card.spec.targets:
-        if target.name in frozen or (targets is not None and target.name not in targets):
-            continue
-        shard = read_shard(shards / f"{target.source}.safetensors")
-        predictions = predict(stored.model, shard, shard.rows("valid"))
-        found[target.name] = report(judge_on_valid(target, shard, predictions), resamples=resamples)
-    return found
-
-
-def quick_auroc(judged: Judged) -> float:
-    """The AUROC as served, without intervals."""
-    names = tuple(judged.target.modalities)
-    logits, _ = judged.predictions.as_served(names, judged.column)
-    used = _evidence(judged, names)
-    return auroc(judged.labels[used], logits[used], judged.weights[used])

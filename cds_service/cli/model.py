@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +15,19 @@ from cds_service.cli.errors import CommandError
 from cds_service.cli.imaging import evaluate_imaging, train_imaging
 from cds_service.cli.model_page import page as model_page
 from cds_service.settings import Settings
-from fhir_mappers.export import export
+from fhir_mappers.export import export, export_as
 from fhir_mappers.sources import SourceError
 from models.build import train as train_checkpoint
 from models.card import TargetCard
-from models.checkpoint import read_card
+from models.checkpoint import Stored, load_checkpoint
 from models.config import ConfigError, Recipe, load_preset, load_recipe
 from models.data import ShardError
-from models.evaluate import evaluate as judge
+from models.evaluate import report
 from models.film_reader import NAME as FILM_READER
 from models.film_reader import is_film_reader
 from models.metrics import Estimated
+from models.plots import draw
+from models.rejudge import judge_again
 
 Data = Annotated[Path, typer.Option(help="Folder with one folder per data set.")]
 Shards = Annotated[Path, typer.Option(help="Where exported training shards are kept.")]
@@ -88,11 +91,16 @@ def evaluate(
         str,
         typer.Argument(help="A model of the models folder, a checkpoint folder, or `imaging` for what reads films"),
     ],
+    data: Data = Path("../shared/data"),
     shards: Shards = Path("cache/shards"),
     stored: Annotated[bool, typer.Option("--stored", help="Only show the figures in model.json.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the page of all models (or of imaging) here.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Draw every target into this folder, e.g. docs/model.")] = None,
 ) -> None:
-    """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI."""
+    """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI.
+
+    The data are exported as this model reads them, where they have not been.
+    """
     settings = Settings.from_env()
     if model in ("imaging", FILM_READER):
         evaluate_imaging(shards, stored=stored, page_file=page)
@@ -101,19 +109,30 @@ def evaluate(
         folders = sorted(p.parent for p in settings.models.glob("*/model.json") if not is_film_reader(p.parent))
         page.write_text(model_page(folders), encoding="utf-8")
     folder = Path(model) if Path(model).is_dir() else settings.models / model
-    card = read_card(folder)
-    if stored:
-        found = card.targets
-    else:
-        try:
-            found = judge(folder, shards / card.name)
-        except ShardError as error:
-            raise CommandError(f"{error}; `cds-service train {card.name}` exports the shards") from None
+    kept = load_checkpoint(folder)
+    card = kept.card
+    found = card.targets if stored else _judged(kept, data, shards / card.name, plots)
     console = Console()
     console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", found))
     for name, target in found.items():
         for limit in target.limits:
             console.print(f"[dim]{name}:[/] {limit}", highlight=False)
+
+
+def _judged(kept: Stored, data: Path, shards: Path, plots: Path | None) -> dict[str, TargetCard]:
+    if plots is not None and find_spec("matplotlib") is None:
+        raise CommandError("--plots needs matplotlib: pip install 'ordersight[train]'")
+    found: dict[str, TargetCard] = {}
+    try:
+        if not (shards / "spec.json").exists():
+            export_as(kept.card.spec, data, shards)
+        for judged in judge_again(kept, shards):
+            card = found[judged.target.name] = report(judged)
+            if plots is not None and card.figures is not None:
+                draw(judged, card, plots / kept.card.name / f"{judged.target.name}.svg")
+    except (ShardError, SourceError) as error:
+        raise CommandError(f"{error}; to export anew, name another --shards folder") from None
+    return found
 
 
 def sources_of(recipe: Recipe) -> list[str]:

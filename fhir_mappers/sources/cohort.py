@@ -46,8 +46,8 @@ def _case(patient: GeneratedPatient) -> Case:
     labels = {str(name): float(value) for name, value in patient.truth.labels.items()}
     # The optimum is that of the complete chart: where something that decides was not recorded, nobody attains it.
     optimal = {str(n): float(patient.truth.optimal[n]) for n in patient.complete if n in patient.truth.optimal}
-    split = "train" if number < TRAIN else "valid"
-    return Case(to_record(patient), labels, patient.id, split, optimal=optimal)
+    record = to_record(patient)
+    return Case(record, labels, patient.id, "train" if number < TRAIN else "valid", optimal=optimal)
 
 
 SOURCES = (

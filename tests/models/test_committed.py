@@ -21,7 +21,7 @@ from models.card import Card
 from models.checkpoint import Stored, load_checkpoint, read_card
 from models.config import load_recipe
 from models.contract import MODALITIES
-from models.evaluate import evaluate
+from models.rejudge import evaluate
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests" / "models"
 NAMES = ("chest-open", "chest-generated")

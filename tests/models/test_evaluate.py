@@ -11,9 +11,10 @@ import pytest
 from models.card import Card
 from models.contract import Target
 from models.data import Shard
-from models.evaluate import evaluate, report
+from models.evaluate import report
 from models.judged import Judged, baseline_columns, design, judge_on_valid
 from models.predict import Predictions, context_of, predict
+from models.rejudge import evaluate
 
 
 def judged(shard: Shard, quality: float, *, target: str = "finding.opacity", rival: float | None = None) -> Judged:
