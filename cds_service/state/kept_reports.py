@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select, update
 from cds_service.state import audit as chain
 from cds_service.state.sealed import SealedEvidence
 from cds_service.state.store import WAIT_S, Store
-from cds_service.state.tables import dump, evidence
+from cds_service.state.tables import dump, evidence, insert_new
 
 OFFERED_FOR = timedelta(days=1)
 WRITTEN_WITHIN = timedelta(days=7)
@@ -54,8 +54,16 @@ class KeptReports:
         return self._store.key("kept-report-key", tenant, id_)
 
     def offer(self, item: SealedEvidence) -> None:
-        """Keep an offer; durable when this returns."""
-        self._store.evidence.keep(item)
+        """Keep an offer; durable when this returns. The same card shown again is the same offer, for a day more."""
+        row = {name: getattr(item, name) for name in item.__struct_fields__}
+        anew = {name: row[name] for name in ("made_at", "expires", "page", "patient_key")}
+
+        def work(conn: Connection) -> None:
+            if not insert_new(conn, evidence, row):
+                unopened = (evidence.c.id == item.id, evidence.c.opened_at.is_(None))
+                conn.execute(update(evidence).where(*unopened).values(anew))
+
+        self._store._writer.run(work, WAIT_S, item.tenant)
 
     def accept(self, tenant: str, id_: str, at: datetime) -> bool:
         """Make an offer wait to be written; False where there is none, it is over, or it was accepted before."""

@@ -95,10 +95,10 @@ class Ward:
     study: str
     chart: Chart
 
-    def ask(self, fhir_server: str | None = None) -> dict[str, Any]:
-        """The card of cxr-insight for the newest film."""
+    def ask(self, instance: str = "") -> dict[str, Any]:
+        """The card of cxr-insight for the newest film; the EHR repeats a call under the same hook instance."""
         call = json.loads(self.chart.body(NAME))
-        call |= {"hookInstance": str(uuid.uuid4()), "fhirServer": fhir_server or self.base}
+        call |= {"hookInstance": instance or str(uuid.uuid4()), "fhirServer": self.base}
         answer = self.app.test_client().post(f"/cds-services/{NAME}", json=call)
         assert answer.status_code == 200, answer.get_data(as_text=True)
         (card,) = answer.get_json()["cards"]
@@ -149,7 +149,7 @@ def offer_of(card: Mapping[str, Any]) -> str | None:
     return found[0]["uuid"] if found else None
 
 
-def until(what: Callable[[], bool], seconds: float = 15.0) -> bool:
+def until(what: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not what() and time.monotonic() < end:
         time.sleep(0.05)
@@ -165,6 +165,7 @@ def film_ward(
     *,
     archive: str = "",
     clock: Callable[[], Any] | None = None,
+    economy: str = "off",
 ) -> Iterator[Ward]:
     """A house that keeps reports `where` the manifest says; `archive` is its way to `dicomweb`, if it is another."""
     number = next(_numbers)
@@ -182,7 +183,9 @@ def film_ward(
     clients = [Client("ward", (FhirServer(fhir, (archive or dicomweb,)),))]
     now = clock or (lambda: datetime.fromisoformat("2026-03-10T14:00:00+00:00"))
     app = create_app(
-        Settings(jwt="off", state_dir=folder, profile="research_imaging", economy="off", outbox_mb=1, films_workers=0),
+        Settings(
+            jwt="off", state_dir=folder, profile="research_imaging", economy=economy, outbox_mb=1, films_workers=0
+        ),
         services=Services([chosen], "research_imaging"),
         engines={"chest-open": read_by_networks()},
         clients=Clients(clients),

@@ -86,6 +86,19 @@ def test_the_same_feedback_again_writes_nothing_again(both: Ward) -> None:
     assert both.modalities() == ["DX", "SEG", "SR"]
 
 
+def test_the_ehr_s_own_retry_offers_the_same_report_again(
+    tmp_path: Path, orthanc: Orthanc, fhir_server: FhirServer
+) -> None:
+    with film_ward(tmp_path, orthanc.dicomweb, fhir_server.base, "archive", economy="on") as ward:
+        instance = "3a2f0d62-7c7b-4a57-9d55-6f0f6c3c1a11"
+        first, again = ward.ask(instance), ward.ask(instance)
+        assert again["uuid"] == first["uuid"]
+        assert offer_of(again) == offer_of(first) is not None
+        ward.answer(again, offer_of(again))
+        assert until(lambda: ward.audited() != [])
+        assert ward.modalities() == ["DX", "SEG", "SR"]
+
+
 def test_an_overridden_card_and_a_suggestion_we_never_made_write_nothing(both: Ward) -> None:
     card = both.ask()
     both.answer(card, None)
