@@ -113,6 +113,13 @@ class BoostedHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: float
 
 
+class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pretraining to start from: its folder, and the sha-256 of its encoders, so that a recipe says which it was."""
+
+    folder: str
+    sha256: str
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole training run, reproducible from this file, the shards and the seed."""
 
@@ -124,6 +131,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     phases: tuple[Phase, ...]
     frozen_heads: tuple[FrozenHead, ...] = ()
     boosted_heads: tuple[BoostedHead, ...] = ()
+    start: Start | None = None
     ema: float = 0.998
     precision: str = "float16"
 

@@ -18,6 +18,7 @@ from models.config import Phase, Preset, Recipe, load_preset
 from models.contract import MODALITIES, InputSpec
 from models.data import Shard, ShardError, read_shards
 from models.fusion import FusionModel, Logits
+from models.pretrain import start_from
 
 Progress = Callable[[str, int, int, float], None]
 """Called with the phase, the step, the steps in all and the running loss."""
@@ -43,6 +44,8 @@ def fit(
     preset = load_preset(recipe.preset)
     torch.manual_seed(recipe.seed)
     model = FusionModel(spec, preset).to(device)
+    if recipe.start is not None:
+        start_from(model, recipe.start)
     set_prevalence(model, shards)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     begun, begun_step, moments = _resume(state, model, average, recipe)

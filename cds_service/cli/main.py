@@ -30,6 +30,7 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
     "cards": (("cards",), _commands(cards="cards")),
     "report": (("report",), _commands(report="report")),
     "backbone": (("backbone", "adapt"), lambda app, module: module.mount(app)),
+    "pretrain": (("pretrain",), _commands(pretrain="pretrain")),
     "model": (("train", "evaluate"), _commands(train="train", evaluate="evaluate")),
     "state": (
         ("audit", "feedback", "retention", "state", "backup", "restore", "erase"),
