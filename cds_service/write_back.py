@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OURS = frozenset({"archive", "fhir"})
+OFFER_S = 1.0
+"""What a card waits for its report to be kept; later it goes out without the offer."""
 SECONDS = 30.0
 """For all requests of one report."""
 SOONEST_S, LATEST_S = 30.0, 3600.0
@@ -121,32 +123,33 @@ class WriteBack:
         if offer is None:
             return card
         report, server = report_of(case), case.request.fhir_server
-        try:
-            if report is None or server is None or client.server(server) is None:
-                raise StateUnavailable("no registered server to write to")
+        why = "no registered server to write to"
+        if report is not None and server is not None and client.server(server) is not None:
             user = case.request.context.user_id or ""
             who = user if user.startswith(("Practitioner/", "PractitionerRole/")) else None
             kept = _Kept(client.name, server, who, tuple(sorted(places)), pack(report))
-            id_, at = self.kept.name_of(tenant, offer.uuid), self._now()
-            self.kept.offer(
-                SealedEvidence(
-                    id=id_,
-                    tenant=tenant,
-                    card=card.uuid,
-                    service=case.service.id,
-                    patient_key=self._patient_key(tenant, case.request.context.patient_id),
-                    made_at=at,
-                    expires=at + OFFERED_FOR,
-                    page=seal(msgspec.msgpack.encode(kept), self._key(tenant, id_), _place(tenant, id_)),
-                )
-            )
-        except StateUnavailable as error:
-            log.warning("film report not offered", extra={"fields": {"service": case.service.id, "why": str(error)}})
-            others = tuple(s for s in card.suggestions if s is not offer)
-            return msgspec.structs.replace(
-                card, suggestions=others, selection_behavior=card.selection_behavior if others else None
-            )
-        return card
+            try:
+                self.kept.offer(self._sealed(kept, case, card.uuid, tenant, offer.uuid), OFFER_S)
+                return card
+            except StateUnavailable as error:
+                why = str(error)
+        log.warning("film report not offered", extra={"fields": {"service": case.service.id, "why": why}})
+        others = tuple(s for s in card.suggestions if s is not offer)
+        choose = card.selection_behavior if others else None
+        return msgspec.structs.replace(card, suggestions=others, selection_behavior=choose)
+
+    def _sealed(self, kept: _Kept, case: Case, card: str, tenant: str, suggestion: str) -> SealedEvidence:
+        id_, at = self.kept.name_of(tenant, suggestion), self._now()
+        return SealedEvidence(
+            id=id_,
+            tenant=tenant,
+            card=card,
+            service=case.service.id,
+            patient_key=self._patient_key(tenant, case.request.context.patient_id),
+            made_at=at,
+            expires=at + OFFERED_FOR,
+            page=seal(msgspec.msgpack.encode(kept), self._key(tenant, id_), _place(tenant, id_)),
+        )
 
     def accepted(self, tenant: str, service: Service, items: Iterable[Feedback]) -> int:
         """Make accepted offers wait to be written; how many were new. Raises StateUnavailable: then nothing is lost.

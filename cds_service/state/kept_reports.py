@@ -53,7 +53,7 @@ class KeptReports:
         """What the report's sealing key is made from; the installation's secret, which no database holds, is in it."""
         return self._store.key("kept-report-key", tenant, id_)
 
-    def offer(self, item: SealedEvidence) -> None:
+    def offer(self, item: SealedEvidence, timeout: float = WAIT_S) -> None:
         """Keep an offer; durable when this returns. The same card shown again is the same offer, for a day more."""
         row = {name: getattr(item, name) for name in item.__struct_fields__}
         anew = {name: row[name] for name in ("made_at", "expires", "page", "patient_key")}
@@ -63,7 +63,7 @@ class KeptReports:
                 unopened = (evidence.c.id == item.id, evidence.c.opened_at.is_(None))
                 conn.execute(update(evidence).where(*unopened).values(anew))
 
-        self._store._writer.run(work, WAIT_S, item.tenant)
+        self._store._writer.run(work, timeout, item.tenant)
 
     def accept(self, tenant: str, id_: str, at: datetime) -> bool:
         """Make an offer wait to be written; False where there is none, it is over, or it was accepted before."""
