@@ -18,7 +18,7 @@ fusion; it is not a medical claim. `null_control` is a fair coin: nothing can pr
 
 `heart_or_gene` is planted so that no modality alone says anything: P(y) = 0.97 where exactly one of large heart (film)
 and slow CYP2D6 metabolism (a fair coin) holds, 0.03 where both or neither do. It is asked of all with a large heart and
-of as many without. Since the gene is a fair coin of its own, films and history stand at chance, and since half of those
+of as many without, tumour or not. Since the gene is a fair coin of its own, films and history stand at chance, and since half of those
 asked have a large heart, so does the gene.
 """
 
@@ -51,8 +51,9 @@ INTERACTION: dict[tuple[bool, bool, bool], float] = {
 P_ALL_THREE = 0.85
 P_OTHERWISE = 0.12
 P_ONE_OF_TWO, P_BOTH_OR_NEITHER = 0.97, 0.03
-ASKED_OF_NORMAL = 0.243
-"""Share of patients with a heart of normal size who are asked `heart_or_gene`: large hearts (19.6 %) to the others."""
+ASKED_OF_NORMAL = {True: 0.136, False: 0.295}
+"""Share of patients with a heart of normal size who are asked `heart_or_gene`, by oncology stratum: its large hearts to
+the others (12.0 % there, 22.8 % elsewhere). By stratum, since tumour genes tell who is in it."""
 ONCOLOGY_SHARE = 0.30
 CARDIOMEGALY_CTR = 0.50
 """Cardiothoracic ratio above which the heart is enlarged on a PA film (Danzer 1919, still the usual limit)."""
@@ -308,7 +309,7 @@ def plant_interaction(rng: np.random.Generator, truth: Truth, state: Latent, slo
     """The truth with `heart_or_gene` where it is asked; `rng` is its own, so that no other label moves."""
     asked, coin = rng.random(2)
     large = state.ctr > CARDIOMEGALY_CTR
-    if not large and asked >= ASKED_OF_NORMAL:
+    if not large and asked >= ASKED_OF_NORMAL[state.oncology]:
         return truth
     p = P_ONE_OF_TWO if large != slow else P_BOTH_OR_NEITHER
     return Truth({**truth.labels, "heart_or_gene": bool(coin < p)}, {**truth.optimal, "heart_or_gene": p})

@@ -13,7 +13,7 @@ from fhir_mappers.sources import Case, DataSource
 from models.contract import Modality, Target
 
 SEED = 41
-TRAIN, VALID = 3200, 800
+TRAIN, VALID = 6400, 800
 
 TARGETS: dict[str, tuple[str, tuple[Modality, ...]]] = {
     "finding.opacity": ("Lung opacity", ("imaging",)),
