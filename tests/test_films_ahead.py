@@ -16,15 +16,25 @@ import requests
 import yaml
 from ehr import Ehr, order_sign, without_uuids
 from house import running_house
-from real_patients import Patient, everything, minute
+from real_patients import Patient, everything, minute, put
 from real_servers import FhirServer, Orthanc, running_orthanc
 
+from cds_service.cli.errors import CommandError
 from cds_service.cli.importing import import_bundles, read_bundle
 from cds_service.cli.serve import load_engines
+from cds_service.cli.watch import watch
+from cds_service.decoding import Decoders
+from cds_service.fhir_client import FhirClient
+from cds_service.films.ahead import Ahead
 from cds_service.films.kept import unpack
+from cds_service.films.polling import Poller
 from cds_service.manifest import load_services
 from cds_service.settings import Settings
 from cds_service.state.store import Store
+from cds_service.trust.authorization_servers import Directory
+from cds_service.trust.clients import Client, Clients
+from cds_service.trust.clients import FhirServer as Registered
+from cds_service.trust.smart_backend import BackendTokens
 from models.contract import Assessor, FilmEncoder
 
 pytestmark = pytest.mark.servers
@@ -225,3 +235,39 @@ def test_a_subscription_has_the_film_encoded_before_anybody_opens_the_chart(
         assert post(notification(patient, fhir_server, payload)) == 200
         with kept(tmp_path, 1):
             pass
+
+
+def test_polling_finds_a_new_study_once_and_has_its_film_encoded(
+    tmp_path: Path, fhir_server: FhirServer, orthanc: Orthanc, engines: Mapping[str, Assessor], patient: Patient
+) -> None:
+    server = Registered(fhir_server.base, (orthanc.dicomweb,))
+    client = Client("north", (server,))
+    fetcher, decoders = FhirClient(), Decoders(workers=1)
+    tokens = BackendTokens(Directory(fetcher.transport))
+
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
+    with Store.open(f"sqlite:///{tmp_path / 'state.sqlite'}", tmp_path, outbox_bytes=0) as store:
+        ahead = Ahead(store.films, Clients([client]), fetcher, decoders, engines, clock=clock, days=1, most_bytes=2**20)
+        poller = Poller(ahead, store.films, Clients([client]), fetcher, tokens, clock)
+        try:
+            assert poller.poll(client, server, None) >= len(patient.studies)
+            assert poller.poll(client, server, None) == 0
+            touched = dict(patient.studies[-1])
+            put(fhir_server.base, touched)  # a new version of it
+            assert poller.poll(client, server, None) == 1
+            while ahead.work_once():
+                pass
+            assert store.films.depth().films >= 2
+            assert store.films.depth().dead == 0
+        finally:
+            ahead.close()
+            fetcher.close()
+            decoders.close()
+
+
+def test_watch_does_nothing_where_image_analysis_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERSIGHT_PROFILE", "non_device")
+    with pytest.raises(CommandError, match="switched off"):
+        watch(every=60, once=True, retry=False)

@@ -23,6 +23,7 @@ def _commands(**functions: str) -> Mount:
 
 GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
     "serve": (("serve",), _commands(serve="serve")),
+    "watch": (("watch",), _commands(watch="watch")),
     "demo": (("demo",), _commands(demo="demo")),
     "ask": (("services", "invoke", "import"), _commands(services="services", invoke="invoke", **{"import": "import_"})),
     "check": (("check",), _commands(check="check")),

@@ -125,21 +125,23 @@ class Ahead:
             log.warning("films not noted", extra={"fields": {"why": str(error)}})
 
     def note(self, wish: Wish, *, token: str | None = None, token_s: float = 0.0) -> Future[None] | None:
-        """Queue a wish; durable once the future has ended. None where the same wish was noted a moment ago.
+        """Queue a wish; durable once the future has ended. None where the same patient was noted a moment ago.
 
         Raises StateUnavailable where too much waits for the database already.
         """
         client = next(c for c in self._clients.all if c.name == wish.client)
         tenant, now = tenant_of(client), time.monotonic()
-        name = self._rows.job_name(tenant, wish.base, wish.patient, wish.study)
+        name = self._rows.job_name(tenant, wish.base, wish.patient, wish.study, *wish.versions())
         with self._lock:
             self._noted = {n: at for n, at in self._noted.items() if now - at < AGAIN_S}
             self._lent = {n: held for n, held in self._lent.items() if held[1] > now}
             if token:
                 self._lent[name] = token, now + token_s
-            if name in self._noted and not wish.resources:
-                return None
-            self._noted[name] = now
+            if not wish.study:
+                # A chart that is opened by several services, or again and again, is one wish; a study's news never is.
+                if name in self._noted:
+                    return None
+                self._noted[name] = now
         done = self._rows.put(tenant, wish.patient, name, msgspec.json.encode(wish), self._clock())
         done.add_done_callback(lambda _: self._wake.set())
         return done
@@ -209,8 +211,9 @@ def open_ahead(
     decoders: Decoders,
     engines: Mapping[str, Assessor],
     clock: Callable[[], datetime],
+    workers: int | None = None,
 ) -> Ahead:
-    """As the settings have it, at work already."""
+    """As the settings have it, at work already; `workers` in place of how many they say."""
     ahead = Ahead(
         state.films,
         clients,
@@ -222,5 +225,5 @@ def open_ahead(
         most_bytes=settings.films_mb * 1024 * 1024,
         tokens=BackendTokens(Directory(fetcher.transport)),
     )
-    ahead.start(settings.films_workers)
+    ahead.start(settings.films_workers if workers is None else workers)
     return ahead

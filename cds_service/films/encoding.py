@@ -49,6 +49,11 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     study: str = ""
     resources: tuple[dict[str, Any], ...] = ()
 
+    def versions(self) -> tuple[str, ...]:
+        """Of the resources that came along: a study that has changed is another wish."""
+        metas = [r.get("meta") for r in self.resources]
+        return tuple(f"{m.get('versionId')} {m.get('lastUpdated')}" if isinstance(m, dict) else "" for m in metas)
+
     def __repr__(self) -> str:
         return "Wish(...)"
 

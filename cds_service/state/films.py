@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, up
 
 from cds_service.state.keys import Keys
 from cds_service.state.reader import Reader
-from cds_service.state.tables import film_cache, film_jobs, insert_new, upsert
+from cds_service.state.tables import film_cache, film_jobs, insert_new, meta, upsert
 from cds_service.state.tenancy import as_tenant
 from cds_service.state.writer import Writer
 
@@ -232,6 +232,18 @@ class FilmRows:
         """How many jobs were given up, by reason."""
         query = select(film_jobs.c.reason, func.count()).where(film_jobs.c.dead.is_(True)).group_by(film_jobs.c.reason)
         return self._reader.study(lambda conn: {str(row[0]): int(row[1]) for row in conn.execute(query)})
+
+    # How far servers were read --------------------------------------------------------------------------------
+
+    def read_until(self, source: str) -> datetime | None:
+        """Up to which moment the studies of this source have been queued; None for one never read."""
+        name = f"films_read:{self._keys.of('films-read', source)}"
+        value = self._reader.study(lambda conn: conn.execute(select(meta.c.value).where(meta.c.name == name)).scalar())
+        return None if value is None else datetime.fromisoformat(value)
+
+    def have_read(self, source: str, until: datetime) -> None:
+        row = {"name": f"films_read:{self._keys.of('films-read', source)}", "value": until.isoformat()}
+        self._writer.run(lambda conn: upsert(conn, meta, row), WAIT_S)
 
     # Sealing ----------------------------------------------------------------------------------------------------
 
