@@ -92,6 +92,20 @@ def _base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _issuer(text: str) -> str:
+    parts = urlsplit(text)
+    loopback = parts.hostname in ("localhost", "127.0.0.1")
+    if parts.scheme != "https" and not (loopback and parts.scheme == "http"):
+        raise ValueError(
+            "write the issuer as its own discovery document does, e.g. https://login.example.org/realms/it"
+        )
+    return text
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _host(text: str) -> str:
     if not text or any(c.isspace() or c == "/" for c in text):
         raise ValueError("write an address to listen on, e.g. 127.0.0.1 or 0.0.0.0")
@@ -194,6 +208,23 @@ class Settings:
         "OpenTelemetry traces: `off`, or the address of a collector, e.g. http://127.0.0.1:4318/v1/traces",
         "off",
     )
+    oidc_issuer: str = _setting(
+        _issuer, "OpenID provider where admins may log in to the console, by its issuer URL", "", shown="off"
+    )
+    oidc_client_id: str = _setting(str, "what that provider calls us", "", shown="none")
+    oidc_secret_file: Path | None = _setting(
+        _file,
+        "file with our client secret, mode 600; without it PKCE alone shows that a code is ours",
+        None,
+        shown="none",
+    )
+    oidc_origins: tuple[str, ...] = _setting(
+        _origins, "further origins the provider's discovery may name, comma-separated", (), shown="none"
+    )
+    oidc_scopes: str = _setting(str, "what is asked for; some providers send groups only for a scope", "openid profile")
+    oidc_role_claim: str = _setting(str, "claim with the admin's groups; a path such as realm_access.roles", "groups")
+    oidc_view: tuple[str, ...] = _setting(_words, "groups that may look, comma-separated", (), shown="none")
+    oidc_change: tuple[str, ...] = _setting(_words, "groups that may change, comma-separated", (), shown="none")
     drain_s: int = _setting(_whole(0, 300), "seconds a stopping server gives calls under way", 25)
 
     def __post_init__(self) -> None:
@@ -205,6 +236,14 @@ class Settings:
             ("state_owner_url", self.state_owner_url or self.state_url),
         ):
             object.__setattr__(self, name, value)
+        if self.oidc_issuer and not (self.oidc_client_id and (self.oidc_view or self.oidc_change)):
+            raise SettingsError(
+                "ORDERSIGHT_OIDC_ISSUER needs ORDERSIGHT_OIDC_CLIENT_ID, and groups in ORDERSIGHT_OIDC_VIEW or _CHANGE"
+            )
+
+    @property
+    def oidc_host(self) -> str:
+        return urlsplit(self.oidc_issuer).hostname or ""
 
     @property
     def own_url(self) -> str:

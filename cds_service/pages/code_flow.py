@@ -79,7 +79,7 @@ class CodeFlow:
         self, server: AuthorizationServer, now: datetime, to: str, kept: str = "", **asked: str
     ) -> tuple[Login, Response]:
         """A page that takes the browser to the server; `asked` are client_id, scope and the like. Raises Astray."""
-        if server.authorization is None or not server.pkce:
+        if server.authorization is None or server.pkce is False:
             raise Astray("no-pkce")
         login = Login(new_secret(32), new_secret(32), new_secret(32), now, to, kept)
         digest = hashlib.sha256(login.verifier.encode()).digest()

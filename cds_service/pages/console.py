@@ -1,6 +1,7 @@
 """The admin console under /admin: server-rendered pages without a script, for accounts made on the command line.
 
-Nobody is there before `cds-service admin add` has made somebody: until then every address is 404. A token of an EHR
+Nobody is there before `cds-service admin add` has made somebody or an identity provider is set: until then every
+address is 404. A token of an EHR
 is never looked at. Each change carries the session's own form token, needs the role `change`, and is audited.
 """
 
@@ -17,10 +18,11 @@ from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
 from cds_service.errors import UnknownService
-from cds_service.pages.console_accounts import WHOLE, Accounts
+from cds_service.pages.console_accounts import COOKIE, Accounts, set_session
 from cds_service.pages.console_audit import add_audit
 from cds_service.pages.console_feedback import add_feedback
 from cds_service.pages.console_models import add_models
+from cds_service.pages.console_oidc import add_oidc
 from cds_service.pages.console_page import Console, admin
 from cds_service.pages.console_services import add_services
 from cds_service.pages.console_sources import add_sources
@@ -33,8 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COOKIE = "ordersight-admin"
-OPEN = frozenset({"console.static", "console.login", "console.enter"})
+OPEN = frozenset({"console.static", "console.login", "console.enter", "console.oidc", "console.oidc_callback"})
 """What can be asked for without a session."""
 READING = frozenset({"console.leave", "console.search"})
 """Forms that change nothing an EHR can notice: the role `view` may send them."""
@@ -45,13 +46,16 @@ def console_blueprint(house: House) -> Blueprint:
     """Raises StateUnavailable when the accounts' file cannot be used."""
     settings = house.settings
     public = urlsplit(settings.base_url)
-    console = Console(house, Desk(house.state), Accounts(settings.state_dir), f"{public.path.rstrip('/')}/admin")
+    elsewhere = bool(settings.oidc_issuer)
+    accounts = Accounts(settings.state_dir, elsewhere=elsewhere)
+    console = Console(house, Desk(house.state), accounts, f"{public.path.rstrip('/')}/admin")
     blueprint = Blueprint("console", __name__, url_prefix="/admin", static_folder="static")
     headers = security_headers(()) | {"Content-Security-Policy": _policy()}
 
     @blueprint.before_request
     def guard() -> Response | AnyResponse | None:
-        if not _reachable(public.scheme, public.hostname or "", request.remote_addr) or not console.accounts.any():
+        somebody = elsewhere or console.accounts.any()
+        if not _reachable(public.scheme, public.hostname or "", request.remote_addr) or not somebody:
             raise UnknownService("there is nothing at this address; services are listed at /cds-services")
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
             raise Forbidden("The form was sent from another site.")
@@ -85,15 +89,7 @@ def console_blueprint(house: House) -> Blueprint:
             return console.page("login", 403, said=PASSWORD_WRONG, name=name[:64])
         console.desk.note(name, "login", now)
         response = console.to("")
-        response.set_cookie(
-            COOKIE,
-            token,
-            max_age=int(WHOLE.total_seconds()),
-            path=console.root,
-            httponly=True,
-            secure=public.scheme == "https",
-            samesite="Strict",
-        )
+        set_session(response, token, console.root, secure=public.scheme == "https")
         return response
 
     @blueprint.post("/logout")
@@ -104,6 +100,8 @@ def console_blueprint(house: House) -> Blueprint:
         response.delete_cookie(COOKIE, path=console.root)
         return response
 
+    if elsewhere:
+        add_oidc(blueprint, console)
     add_services(blueprint, console)
     add_feedback(blueprint, console)
     add_sources(blueprint, console)

@@ -18,10 +18,12 @@ from typing import Any, Literal, get_args
 
 import argon2
 import msgspec
+from werkzeug.wrappers import Response
 
 from cds_service.state.errors import StateError, StateUnavailable
 
 FILE = "admins.sqlite"
+COOKIE = "ordersight-admin"
 Role = Literal["view", "change"]
 SHORTEST, LONGEST = 15, 1024
 """Characters of a password: 15 where it is the only factor (NIST SP 800-63B-4, 3.1.1.2)."""
@@ -36,7 +38,10 @@ _SCHEMA = (
     "made_at REAL NOT NULL, failures INTEGER NOT NULL DEFAULT 0, failed_at REAL NOT NULL DEFAULT 0) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS sessions (token TEXT PRIMARY KEY, name TEXT NOT NULL, began_at REAL NOT NULL, "
     "seen_at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS elsewhere (token TEXT PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, "
+    "began_at REAL NOT NULL, seen_at REAL NOT NULL) WITHOUT ROWID",
 )
+"""`elsewhere`: sessions of users an identity provider vouched for, with the role they had when they logged in."""
 
 
 class AccountError(StateError):
@@ -64,7 +69,9 @@ class Accounts:
     Every method raises StateUnavailable when the file cannot be read or written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, elsewhere: bool = False) -> None:
+        """`elsewhere` says that an identity provider logs in as well; without it its sessions are no more."""
+        self._elsewhere = elsewhere
         self._lock = threading.Lock()
         # argon2id with the memory of OWASP's password storage cheat sheet; one at a time, so that guesses queue.
         self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -150,20 +157,36 @@ class Accounts:
 
     def session(self, token: str, now: datetime) -> Session | None:
         """Whose session this is, under the role the account has now; None when it is unknown or over."""
+        alive = (_known_as(token), (now - WHOLE).timestamp(), (now - IDLE).timestamp())
+        table = "sessions"
         rows = self._read(
             "SELECT s.name, a.role, s.seen_at FROM sessions s JOIN admins a ON a.name = s.name "
             "WHERE s.token = ? AND s.began_at > ? AND s.seen_at > ?",
-            (_known_as(token), (now - WHOLE).timestamp(), (now - IDLE).timestamp()),
+            alive,
         )
+        if not rows and self._elsewhere:
+            table = "elsewhere"
+            rows = self._read(
+                "SELECT name, role, seen_at FROM elsewhere WHERE token = ? AND began_at > ? AND seen_at > ?", alive
+            )
         if not token or not rows:
             return None
         name, role, seen = rows[0]
         if seen < (now - SEEN_EVERY).timestamp():
-            self._write("UPDATE sessions SET seen_at = ? WHERE token = ?", (now.timestamp(), _known_as(token)))
+            # `table` is one of the two above.
+            self._write(f"UPDATE {table} SET seen_at = ? WHERE token = ?", (now.timestamp(), _known_as(token)))  # noqa: S608
         return Session(name, role, hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest())
+
+    def begin_elsewhere(self, name: str, role: Role, now: datetime) -> str:
+        """The token of a new session of somebody an identity provider has vouched for."""
+        token, at = secrets.token_urlsafe(32), now.timestamp()
+        self._write("DELETE FROM elsewhere WHERE began_at <= ?", ((now - WHOLE).timestamp(),))
+        self._write("INSERT INTO elsewhere VALUES (?, ?, ?, ?, ?)", (_known_as(token), name, role, at, at))
+        return token
 
     def logout(self, token: str) -> None:
         self._write("DELETE FROM sessions WHERE token = ?", (_known_as(token),))
+        self._write("DELETE FROM elsewhere WHERE token = ?", (_known_as(token),))
 
     def close(self) -> None:
         with self._lock:
@@ -187,6 +210,19 @@ class Accounts:
                 return self._db.execute(statement, values).rowcount > 0
             except sqlite3.Error as error:
                 raise StateUnavailable(f"{FILE} cannot be written ({type(error).__name__})") from None
+
+
+def set_session(response: Response, token: str, path: str, *, secure: bool) -> None:
+    """The session's cookie: for the console alone, for our own pages alone, for no script."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(WHOLE.total_seconds()),
+        path=path,
+        httponly=True,
+        secure=secure,
+        samesite="Strict",
+    )
 
 
 def _known_as(token: str) -> str:

@@ -39,7 +39,7 @@ class Console:
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         who: Session | None = g.get("admin")
         html = templates.get_template(f"pages/console_{template}.html").render(
-            root=self.root, who=who, here=request.endpoint, **values
+            root=self.root, who=who, here=request.endpoint, oidc=self.house.settings.oidc_host, **values
         )
         return Response(html, status, content_type="text/html; charset=utf-8")
 

@@ -133,6 +133,9 @@ class Launches:
     def _send(self, place: Place, context: str, kept: str = "", **more: str) -> Response:
         with self.flow.asking() as deadline:
             server = self.house.backend.directory.of_fhir(place.server, deadline)
+        if not server.pkce:
+            # SMART has its servers say so; elsewhere silence is common, and the nonce stands beside PKCE.
+            raise Astray("no-pkce")
         scope = " ".join((context, *place.launch.scopes))
         # `aud` as the clients file has it: what the address bar said only selected it.
         asked = {"client_id": place.launch.client_id, "scope": scope, "aud": str(place.server.fhir_base())}

@@ -38,13 +38,13 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationServer:
-    """What is None or "" it did not tell. `pkce`: it says that it checks S256."""
+    """What is None or "" it did not tell. `pkce`: whether it says that it checks S256."""
 
     token: Endpoint
     authorization: Endpoint | None
     jwks: Endpoint | None
     issuer: str
-    pkce: bool
+    pkce: bool | None
     names_itself: bool
     """Its answers to a browser carry `iss` (RFC 9207), so that one without it is another's."""
 
@@ -69,7 +69,7 @@ class Directory:
         origins = (f"{base.scheme}://{base.host}:{base.port}", *smart.origins)
         if smart.token_url and smart.launch is None:
             # Whoever pinned it need not publish a configuration as well.
-            return AuthorizationServer(endpoint(smart.token_url, server.allow_private), None, None, "", False, False)
+            return AuthorizationServer(endpoint(smart.token_url, server.allow_private), None, None, "", None, False)
         told = self._read(base, SMART, origins, deadline)
         return _understood(told, origins, server.allow_private, smart.token_url)
 
@@ -137,6 +137,6 @@ def _understood(
         authorization=at("authorization_endpoint"),
         jwks=at("jwks_uri"),
         issuer=told["issuer"] if isinstance(told.get("issuer"), str) else "",
-        pkce=isinstance(methods, list) and "S256" in methods,
+        pkce=None if methods is None else isinstance(methods, list) and "S256" in methods,
         names_itself=told.get("authorization_response_iss_parameter_supported") is True,
     )

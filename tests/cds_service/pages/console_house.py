@@ -92,7 +92,7 @@ def console_house(folder: Path, *, admins: bool = True, **settings: Any) -> Iter
         accounts.close()
     services = load_services(SERVICES, given.profile)
     app = create_app(given, services=services, clients=Clients(), clock=clock)
-    with served(app) as base:
+    with served(app, settings.get("port", 0)) as base:
         try:
             yield ConsoleHouse(base, app, clock, given.state_dir)
         finally:
