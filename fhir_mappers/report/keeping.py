@@ -96,7 +96,6 @@ def unpack(data: bytes) -> FilmReport:
         film=film,
         study=study,
         prior=_image(kept.prior) if kept.prior is not None else None,
-        prior_study=None,
         statements=tuple(_statement(s) for s in kept.said),
         ctr=kept.ctr,
         ctr_why=kept.ctr_why,

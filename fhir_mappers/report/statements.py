@@ -54,14 +54,13 @@ class FilmReport:
     statements  what may be there first, most probable first; empty beside a final report and for an unusable film
     final       radiology's final report of the film, if there is one
     unusable    why nothing is stated of this film, in words; None where something is
-    study       of the film, where the record has it; `prior_study` of the comparison film
+    study       of the film, where the record has it
     """
 
     patient_id: str
     film: Image
     study: Study | None
     prior: Image | None
-    prior_study: Study | None
     statements: tuple[Statement, ...]
     ctr: float | None
     ctr_why: str | None
@@ -156,13 +155,11 @@ def report_film(
     unusable = _unusable(assessment, film)
     silent = final is not None or unusable is not None
     reading = None if unusable is not None else assessment.reading
-    studies = {s.uid: s for s in record.studies}
     return FilmReport(
         patient_id=record.person.id,
         film=film,
-        study=studies.get(film.study_uid),
+        study=next((s for s in record.studies if s.uid == film.study_uid), None),
         prior=prior,
-        prior_study=studies.get(prior.study_uid) if prior is not None else None,
         statements=() if silent else state_findings(assessment, film, prior, open_=open_),
         ctr=reading.anatomy.ctr if reading is not None and not silent else None,
         ctr_why=reading.anatomy.ctr_why if reading is not None and not silent else None,
