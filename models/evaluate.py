@@ -164,7 +164,7 @@ def _against_trees(
     judged: Judged, logits: Floats, used: NDArray[np.bool_], resamples: int
 ) -> tuple[Figures | None, Estimated | None]:
     """Targets on results alone are measured against boosted trees; a validation split is needed to be fair to both."""
-    if judged.target.modalities != ("labs",) or judged.folded:
+    if judged.target.modalities != ("labs",) or judged.folded or not len(judged.shard.rows("train")):
         return None, None
     scores = boosted_scores(judged.shard, judged.target.name, judged.predictions.rows[used])
     labels, patients, weights = judged.labels[used], judged.patients[used], judged.weights[used]

@@ -18,8 +18,8 @@ fusion; it is not a medical claim. `null_control` is a fair coin: nothing can pr
 
 `heart_or_gene` is planted so that no modality alone says anything: P(y) = 0.97 where exactly one of large heart (film)
 and slow CYP2D6 metabolism (a fair coin) holds, 0.03 where both or neither do. It is asked of all with a large heart and
-of as many without, tumour or not. Since the gene is a fair coin of its own, films and history stand at chance, and since half of those
-asked have a large heart, so does the gene.
+of as many without, with cancer and without. Since the gene is a fair coin of its own, films and history stand at
+chance, and since half of those asked have a large heart, so does the gene.
 """
 
 from __future__ import annotations

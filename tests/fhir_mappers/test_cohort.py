@@ -268,3 +268,19 @@ def test_the_null_target_is_a_coin_nothing_predicts(cohort: list[GeneratedPatien
     assert np.mean(y) == pytest.approx(0.5, abs=0.04)
     assert roc_auc_score(y, [p.state.severity for p in asked if p.state]) == pytest.approx(0.5, abs=0.04)
     assert roc_auc_score(y, [p.state.age for p in asked if p.state]) == pytest.approx(0.5, abs=0.04)
+
+
+def test_heart_or_gene_is_known_to_both_together_and_to_neither_alone(cohort: list[GeneratedPatient]) -> None:
+    """By hand: halves of those asked have one of two, P(y) = 0.97 there and 0.03 elsewhere. AUROC of the optimum
+    (1 + 0.97 - 0.03) / 2 = 0.97; of either alone 0.5.
+    """
+    y, optimal, asked = _labels(cohort, "heart_or_gene")
+    large = [p.state.ctr > 0.5 for p in asked if p.state]
+    slow = [any(g.gene == "CYP2D6" and g.value.startswith("Inter") for g in p.genes) for p in asked]
+    with_genes = [i for i, p in enumerate(asked) if p.genes]
+    assert np.mean(large) == pytest.approx(0.5, abs=0.04)
+    assert roc_auc_score(y, optimal) == pytest.approx(0.97, abs=0.02)
+    assert roc_auc_score(y, large) == pytest.approx(0.5, abs=0.05)
+    assert roc_auc_score([y[i] for i in with_genes], [slow[i] for i in with_genes]) == pytest.approx(0.5, abs=0.05)
+    for i in with_genes:
+        assert optimal[i] == (0.97 if large[i] != slow[i] else 0.03)
