@@ -50,6 +50,7 @@ DAYS = 28
 USERS = 80
 ORDERS_PER_CHART = 4
 HURRY_MS = 60_000
+MOST_POINTS = 1_000_000
 SHM = Path("/dev/shm")
 KINDS = (("laboratory", 0.45), ("drug", 0.40), ("imaging", 0.15))
 """Assumed, not measured: what is ordered in a hospital, roughly. Drugs are drawn from tables/drug_classes.csv, which
@@ -147,7 +148,8 @@ def read(patient: GeneratedPatient, query: str) -> Mapping[str, Any] | None:
 
 def house(state: Path, clock: Clock) -> tuple[Flask, Services]:
     """The service as a hospital installs it: profile non_device, so nothing is said about a film; economy on."""
-    settings = Settings(jwt="off", state_dir=state, outbox_mb=1)
+    # The replay is one caller that asks as fast as it can, which is no flood.
+    settings = Settings(jwt="off", state_dir=state, outbox_mb=1, client_points_per_s=MOST_POINTS)
     loaded = load_services(settings.manifests / "services", settings.profile, model=MODEL)
     unhurried = [msgspec.structs.replace(s, budget_ms=dict.fromkeys(s.hooks, HURRY_MS)) for s in loaded.all]
     services = Services(unhurried, settings.profile)
@@ -246,10 +248,11 @@ def page(found: Mapping[str, Any]) -> str:
 CAVEATS = (
     "What this is worth: the patients come from the project's generator, the mix of orders is assumed (it stands",
     "in `benchmarks/interruptions.py`), the profile is non_device, and nobody answers a card, so nothing was",
-    "accepted or overridden. The mix is harsher than a hospital's in two ways that weigh: drugs are drawn evenly",
-    "from the table of those that some rule is about, and one ward patient in five already has a chest film",
-    "ordered, the study ordered most often here (TM-02). The figures show which rules speak, that repeats are",
-    "held back and that silence is the default. What the rate is in a hospital, shadow mode in that hospital",
+    "accepted or overridden. The mix is harsher than a hospital's in one way that weighs: drugs are drawn evenly",
+    "from the table of those that some rule is about, so that the five whose label or agency asks for a gene test",
+    "before the first dose (fluorouracil, capecitabine, abacavir, rasburicase, pegloticase) are one order in a",
+    "hundred here, and none of their patients has been tested. The figures show which rules speak, that repeats",
+    "are held back and that silence is the default. What the rate is in a hospital, shadow mode in that hospital",
     "tells.",
 )
 
