@@ -232,11 +232,23 @@ class Launches:
         give_pass(response, pass_, found.expires - now, link_id, house.settings)
         return response
 
+    def refuse(self, error: Exception) -> Response:
+        why = _why(error)
+        log.info("launch refused", extra={"fields": {"why": why}})
+        html = pages.get_template("pages/launch_refused.html").render(why=why, assets=f"{self.root}/evidence/static")
+        response = Response(html, STATUS.get(why, 403), content_type="text/html; charset=utf-8")
+        if response.status_code == 503:
+            response.headers["Retry-After"] = "5"
+        return response
+
 
 def mount_evidence(app: Flask, house: House) -> None:
     """The evidence pages, their two ways in, and the keys with which we prove ourselves to EHRs."""
     launches = Launches(house)
-    app.register_blueprint(evidence_blueprint(house.evidence, house.settings, launches.from_link))
+    evidence = evidence_blueprint(house.evidence, house.settings, launches.from_link)
+    for kind in (Astray, FetchFailed):
+        evidence.register_error_handler(kind, launches.refuse)
+    app.register_blueprint(evidence)
     app.register_blueprint(launch_blueprint(launches))
 
     @app.get("/.well-known/jwks.json")
@@ -256,20 +268,8 @@ def launch_blueprint(launches: Launches) -> Blueprint:
     def callback() -> Response:
         return launches.back()
 
-    def turned_away(why: Why) -> Response:
-        log.info("launch refused", extra={"fields": {"why": why}})
-        assets = f"{launches.root}/evidence/static"
-        html = pages.get_template("pages/launch_refused.html").render(why=why, assets=assets)
-        response = Response(html, STATUS.get(why, 403), content_type="text/html; charset=utf-8")
-        if response.status_code == 503:
-            response.headers["Retry-After"] = "5"
-        return response
-
-    def refuse(error: Exception) -> Response:
-        return turned_away(_why(error))
-
     for kind in (TurnedAway, Astray, BadIdToken, FetchFailed, StateUnavailable):
-        blueprint.register_error_handler(kind, refuse)
+        blueprint.register_error_handler(kind, launches.refuse)
 
     @blueprint.after_request
     def secure(response: Response) -> Response:

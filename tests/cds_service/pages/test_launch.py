@@ -249,6 +249,10 @@ def test_an_ehr_that_only_opens_addresses_asks_for_a_login_before_it_shows(tmp_p
         link = house.link()
         assert link["type"] == "absolute"
         address, _, key = link["url"].partition("#")
+        house.ehr.configuration["authorization_endpoint"] = "https://evil.example.org/authorize"
+        refused(requests.post(address, {"key": key}, timeout=20), 503, "does not answer as it should")
+        house.ehr.configuration.clear()
+        house.app.extensions["ordersight"].backend.directory._known.clear()
         refused(requests.post(address, {"key": key[:-1] + "_"}, timeout=20), 404, "no such evidence")
         house.ehr.launches[""] = {"patient": "p2"}
         refused(Browser().follow(requests.post(address, {"key": key}, timeout=20)), 403, "This login is over")
