@@ -53,6 +53,7 @@ EXPECTED = (
     "cds_service.trust.clients.ClientsError",
     "models.backbones.manifest.BackboneError",
     "models.checkpoint.CheckpointError",
+    "models.pretrain.PretrainingError",
 )
 """Errors that say what to do; everything else is a bug and keeps its traceback. By name, so that none is imported."""
 

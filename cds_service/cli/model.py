@@ -17,6 +17,7 @@ from cds_service.cli.model_page import page as model_page
 from cds_service.settings import Settings
 from fhir_mappers.export import export, export_as
 from fhir_mappers.sources import SourceError
+from models.backbones.manifest import accept_licences
 from models.build import train as train_checkpoint
 from models.card import TargetCard
 from models.checkpoint import Stored, load_checkpoint
@@ -50,6 +51,7 @@ def train(
     import torch
 
     torch.set_num_threads(threads)
+    accept_licences(Settings.from_env().accepted_licences)
     if Path(recipe).stem == FILM_READER:
         train_imaging(recipe, data, shards, out)
         return
@@ -102,6 +104,7 @@ def evaluate(
     The data are exported as this model reads them, where they have not been.
     """
     settings = Settings.from_env()
+    accept_licences(settings.accepted_licences)
     if model in ("imaging", FILM_READER):
         evaluate_imaging(shards, stored=stored, page_file=page)
         return

@@ -19,6 +19,7 @@ from fhir_mappers.report.resources import as_transaction
 from fhir_mappers.report.statements import FilmReport, report_film
 from fhir_mappers.report.text import write_report
 from fhir_mappers.tensors import to_fusion_input
+from models.backbones.manifest import accept_licences
 from models.serving import Engine
 
 TIMEOUT_S = 60.0
@@ -31,7 +32,9 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder for report.json, sr.dcm and seg.dcm.")] = None,
 ) -> None:
     """Read a chest film, and one before it, with a model and print the report. Research use: not for diagnosis."""
-    folder = Settings.from_env().models / model
+    settings = Settings.from_env()
+    accept_licences(settings.accepted_licences)
+    folder = settings.models / model
     if not folder.is_dir():
         raise CommandError(f"no model {model!r} under {folder.parent}; `cds-service train` makes one")
     newest = _read(film)
