@@ -228,7 +228,7 @@ def _add_routes(app: Flask, house: House) -> None:
         stages.done("request")
         if entry.off:
             return Response(to_json(entry.nothing()), content_type="application/json")
-        with house.admission.call(_tenant(client), hook.hook, deadline), entry.part():
+        with house.admission.call(_tenant(client), hook.hook, deadline), entry.part(client.name):
             g.taken_on = True
             cards = consult(
                 entry.in_force.service,

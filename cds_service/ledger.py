@@ -126,9 +126,13 @@ class Entry:
         return self._in_force.service.id if self._in_force is not None else ""
 
     @contextmanager
-    def part(self) -> Iterator[None]:
-        """While the call is worked on: other services that are asked for the same event wait for it, or it for them."""
-        with self.ledger.turns.part(self._event()) as self._turn:
+    def part(self, whose: str) -> Iterator[None]:
+        """While the call is worked on: other services that are asked for the same event wait for it, or it for them.
+
+        `whose` is the client whose servers are read: unchecked callers share a tenant, and ids of users and patients
+        may be equal in two EHRs, which must not wait for each other.
+        """
+        with self.ledger.turns.part(f"{whose}\n{self._event()}") as self._turn:
             yield
 
     def nothing(self) -> list[Card]:
