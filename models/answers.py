@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,14 +30,10 @@ from models.contract import (
 )
 from models.encoders import Encoded, to_batch
 from models.encoders.image import ImageEncoder
-from models.film_reader import FilmReader
+from models.film_reader import FilmReader, encoder_digest
 
 FILMS_KEPT = 256
 """Film encodings kept: 9 x 128 numbers each, so about a megabyte in all."""
-
-
-FILM_LAYOUT = "square-1"
-"""How a film becomes the pixels an encoder sees; another name makes every kept encoding void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ class Answerer:
         self._device = torch.device(device)
         self._model = stored.model.to(self._device).eval()
         self._kept: OrderedDict[bytes, EncodedFilm] = OrderedDict()
-        self.encoder = _encoder_digest(self._model.image_encoder(), stored, reader)
+        self.encoder = encoder_digest(self._model.image_encoder(), stored, reader)
         """`EncodedFilm.encoder` of the films encoded here; empty where the model reads none."""
 
     def check(self, inputs: FusionInput) -> None:
@@ -308,23 +303,6 @@ class Answerer:
             return f"The film was not used: {patient.refusal}."
         needed = {"imaging": "chest film", "labs": "results", "history": "history", "genomics": "genomic results"}
         return f"No {' or '.join(needed[m] for m in target.modalities)} to go by."
-
-
-def _encoder_digest(encoder: ImageEncoder | None, stored: Stored, reader: FilmReader | None) -> str:
-    """sha-256 over everything an encoded film depends on: image encoder, gate, imaging networks, layout of a film."""
-    if encoder is None:
-        return ""
-    found = hashlib.sha256(f"{FILM_LAYOUT} {stored.card.spec.image.size}".encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    if reader is not None:
-        # The evidence of a finding depends on the model's head as well.
-        found.update(f"{reader.digest} {stored.card.weights.sha256}".encode())
-    if stored.gate is not None:
-        found.update(msgspec.json.encode(stored.gate.numbers, order="deterministic"))
-        for name, array in sorted(stored.gate.tensors.items()):
-            found.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
 
 
 def _outside(card: TargetCard, inputs: FusionInput) -> str | None:

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models.anatomy import KINDS, SIZE, STRUCTURES, AnatomyNet, Kind, Mask, anatomy_of, believed, resized
-from models.checkpoint import CARD, WEIGHTS, CheckpointError
+from models.checkpoint import CARD, WEIGHTS, CheckpointError, Stored
 from models.contract import Change, EncodedFilm, FilmReading, Structure
 from models.encoders.image import ImageEncoder
 from models.fusion import FusionModel
@@ -113,6 +113,27 @@ def frontal_score(kinds: Tensor) -> NDArray[np.float64]:
     """Logits (N, 6) of `KINDS` -> (N,) log-odds of being an upright frontal chest film."""
     score = kinds[:, 0] - torch.logsumexp(kinds[:, 1:], dim=1)
     return np.asarray(score.double().numpy(), np.float64)
+
+
+FILM_LAYOUT = "square-1"
+"""How a film becomes the pixels an encoder sees; another name makes every kept encoding void."""
+
+
+def encoder_digest(encoder: ImageEncoder | None, stored: Stored, reader: FilmReader | None) -> str:
+    """sha-256 over everything an encoded film depends on: image encoder, gate, imaging networks, layout of a film."""
+    if encoder is None:
+        return ""
+    found = hashlib.sha256(f"{FILM_LAYOUT} {stored.card.spec.image.size}".encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    if reader is not None:
+        # The evidence of a finding depends on the model's head as well.
+        found.update(f"{reader.digest} {stored.card.weights.sha256}".encode())
+    if stored.gate is not None:
+        found.update(msgspec.json.encode(stored.gate.numbers, order="deterministic"))
+        for name, array in sorted(stored.gate.tensors.items()):
+            found.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- on disk
