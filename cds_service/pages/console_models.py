@@ -34,6 +34,7 @@ def add_models(blueprint: Blueprint, console: Console) -> None:
             active=house.state.active_models(),
             missing=sorted(set(house.services.models()) - {c.name for c in cards}),
             limits={c.name: general_limits(c) for c in cards},
+            ahead=house.ahead,
         )
 
 
