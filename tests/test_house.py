@@ -119,3 +119,12 @@ def test_every_test_and_file_that_the_safety_page_names_is_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", page))
     assert named
     assert named <= tests, f"not there any more: {sorted(named - tests)}"
+
+
+def test_every_goal_of_the_safety_page_names_tests_that_lie_where_it_says() -> None:
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    goals = page.split("## Goals, and the tests that hold them")[1]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", goals)
+    assert len(named) >= 25
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {test}"
