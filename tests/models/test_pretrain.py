@@ -67,6 +67,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     for kind, lines in files.items():
         (folder / "bulk" / f"{kind}.ndjson").write_bytes(b"\n".join(lines) + b"\n")
     said = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
+    said["labs"]["statistics_dropout"] = 0.0
     (folder / "preset.yaml").write_text(yaml.safe_dump({**said, "dropout": 0.0, "width": 32}))
     source = bulk.site_source(bulk.open_export(folder / "bulk"), bulk.index_studies(folder / "dicom"), until=AS_OF)
     with pytest.MonkeyPatch.context() as patch:
