@@ -101,29 +101,17 @@ def fit_one(modality: str) -> Callable[[Pooled, Floats, NDArray[np.int64], float
 
 
 def fit_late(pooled: Pooled, labels: Floats, patients: NDArray[np.int64], l2: float) -> LinearHead:
-    """Calibrated late fusion: a head per modality, weighed by a regression on logits of patients no head has seen.
+    """Late fusion as a product of experts: what a head on each modality says beyond the prevalence, added up.
 
-    Two heads on one vector each have far less to overfit than one head on both; the weighing has one number a modality.
+    Nothing is fitted across modalities, so there is nothing to overfit there; a modality not seen adds nothing.
     """
-    names = tuple(pooled.vectors)
     _, index, count = np.unique(patients, return_inverse=True, return_counts=True)
-    inner = (np.random.default_rng(0).permutation(len(count)) % 4).astype(np.int8)[index]
-    singles = {m: pooled.only((m,)) for m in names}
-    held = {m: cross_validate(singles[m], labels, patients, inner, l2)[(m,)] for m in names}
-    columns = [np.where(pooled.seen[m], held[m], 0.0) for m in names] + [(~pooled.seen[m]) * 1.0 for m in names]
-    stack = LogisticRegression(C=1.0, max_iter=500)
-    stack.fit(np.stack(columns, axis=1), labels, sample_weight=1.0 / count[index])
-    bias = float(stack.intercept_[0])
-    weights: dict[str, Floats] = {}
-    absent: dict[str, float] = {}
-    for place, m in enumerate(names):
-        # A negative weight would turn a modality's own ranking round on the strength of a small sample.
-        share = max(0.0, float(stack.coef_[0, place]))
-        head = fit_head(singles[m], labels, patients, l2)
-        weights[m] = share * head.weights[m]
-        bias += share * head.bias
-        absent[m] = float(stack.coef_[0, len(names) + place]) - share * head.bias
-    return LinearHead(weights, absent, bias)
+    share = float(np.average(labels, weights=1.0 / count[index]))
+    prior = float(np.log(share / (1.0 - share)))
+    heads = {m: fit_head(pooled.only((m,)), labels, patients, l2) for m in pooled.vectors}
+    bias = prior + sum(head.bias - prior for head in heads.values())
+    weights = {m: head.weights[m] for m, head in heads.items()}
+    return LinearHead(weights, {m: prior - head.bias for m, head in heads.items()}, bias)
 
 
 def cross_validate(

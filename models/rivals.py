@@ -117,7 +117,7 @@ def repeated_tables(
             held = folds == fold
             for name, (table, kind) in tables.items():
                 # A column without a number in the training fold says nothing, and neither model takes it.
-                usable = np.isfinite(table[~held]).any(axis=0) & (np.nanstd(table[~held], axis=0) > 0)
+                usable = np.array([len(np.unique(c[np.isfinite(c)])) > 1 for c in table[~held].T])
                 model = (
                     make_pipeline(
                         SimpleImputer(strategy="median", add_indicator=True),
