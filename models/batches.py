@@ -41,12 +41,13 @@ class Sampler:
             count = max(1, round(phase.batch * share / total))
             self.parts.append((shards[name], shards[name].rows("train"), count))
 
-    def step(self, number: int, device: torch.device) -> Step:
-        rng = np.random.default_rng((self.seed, number))
+    def step(self, number: int, device: torch.device, *, rank: int = 0, world: int = 1) -> Step:
+        """The batch of a step, or of several processes' batch the part of the one with this rank."""
+        rng = np.random.default_rng((self.seed, number) if world == 1 else (self.seed, number, rank))
         inputs: list[FusionInput] = []
         labels: list[NDArray[np.float32]] = []
         for part, (shard, rows, count) in enumerate(self.parts):
-            chosen = self._rows(part, rows, number * count, count)
+            chosen = self._rows(part, rows, number * count, count)[rank::world]
             labels.append(label_matrix(shard, chosen))
             for row in chosen:
                 keep = {"labs": thin_labs(shard, int(row), rng, self.phase.drop_tokens)}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 from models.calibration import Calibration, Floats, PlattMap, fit_platt, pattern, patterns_of
@@ -37,15 +38,17 @@ def train(
     device: str = "cpu",
     state: Path | None = None,
     progress: Progress | None = None,
-) -> Card:
-    """Train, judge and write a checkpoint to `out`; returns its card.
+) -> Card | None:
+    """Train, judge and write a checkpoint to `out`; returns its card, or None in every process but the first.
 
-    Deterministic for a recipe, shards, device and number of threads. With `state` a broken run is taken up again, also
-    one that had only the judging left.
+    Deterministic for a recipe, shards, device, number of threads and of processes. With `state` a broken run is taken
+    up again, also one that had only the judging left.
     """
     begun = time.monotonic()
     loaded, _, _ = load_training(shards, recipe)
     model = fit(recipe, loaded, device=device, state=state, progress=progress)
+    if dist.is_initialized() and dist.get_rank() != 0:
+        return None
     card = finish(recipe, model, loaded, out, begun=begun, progress=progress)
     if state is not None:
         forget(state)

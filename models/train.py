@@ -10,8 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models.batches import Sampler
 from models.config import Phase, Preset, Recipe, load_preset
@@ -37,13 +39,16 @@ def fit(
 ) -> FusionModel:
     """Run all phases and return the averaged model, in eval mode.
 
-    The same recipe, shards and device give the same weights. With `state` the run can be broken off and goes on
-    from the last saved step; `forget` clears the folder once what was trained is kept.
+    The same recipe, shards, device and number of processes give the same weights. Where a process group is up
+    (torchrun) each process takes its part of every batch, and all hold the same weights. With `state` the run can be
+    broken off and goes on from the last saved step; `forget` clears the folder once what was trained is kept.
     """
     spec = next(iter(shards.values())).spec
     preset = load_preset(recipe.preset)
     torch.manual_seed(recipe.seed)
     model = FusionModel(spec, preset).to(device)
+    if _processes()[1] > 1 and device.startswith("cuda"):
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if recipe.start is not None:
         start_from(model, recipe.start)
     set_prevalence(model, shards)
@@ -62,7 +67,7 @@ def fit(
             progress=progress,
         )
         model.load_state_dict(average)
-        if state is not None:
+        if state is not None and _processes()[0] == 0:
             _save(state, model, average, None, (_name(recipe), number + 1, 0))
     return model.eval()
 
@@ -118,22 +123,24 @@ def _run_phase(
     if results is not None:
         results.attend_to = phase.max_tokens
     running = math.nan
+    rank, world = _processes()
+    trained = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
     for step in range(first, phase.steps):
-        torch.manual_seed(recipe.seed * 7_919 + number * 1_000_003 + step)
+        torch.manual_seed(recipe.seed * 7_919 + number * 1_000_003 + step + rank * 1_000_000_007)
         for group in optimiser.param_groups:
             group["lr"] = phase.rate * _schedule(step, phase.steps)
-        batch = sampler.step(step, device)
-        loss = _loss(model(batch.batch), batch.labels, phase, model)
+        batch = sampler.step(step, device, rank=rank, world=world)
+        loss = _loss(trained(batch.batch), batch.labels, phase, model)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         optimiser.step()
         _follow(average, model, recipe.ema, step)
-        value = float(loss.detach())
+        value = float(over_all(loss.detach())) / world
         running = value if math.isnan(running) else 0.98 * running + 0.02 * value
-        if progress is not None and (step % 20 == 0 or step + 1 == phase.steps):
+        if progress is not None and rank == 0 and (step % 20 == 0 or step + 1 == phase.steps):
             progress(phase.name, step + 1, phase.steps, running)
-        if state is not None and (step + 1) % SAVE_EVERY == 0:
+        if state is not None and rank == 0 and (step + 1) % SAVE_EVERY == 0:
             _save(state, model, average, optimiser, (_name(recipe), number, step + 1))
     if imaging is not None:
         imaging.fast = False
@@ -187,7 +194,21 @@ def masked_bce(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
     """Mean binary cross-entropy over the known entries; zero where there are none."""
     target = torch.where(known, labels, torch.zeros_like(labels))
     each = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (each * known).sum() / known.sum().clamp(min=1)
+    # Averaging gradients over processes averages their losses: each counts its part of what all of them know.
+    return (each * known).sum() / (over_all(known.sum()) / _processes()[1]).clamp(min=1.0 / _processes()[1])
+
+
+def over_all(sums: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if dist.is_initialized():
+        sums = sums.clone()
+        dist.all_reduce(sums)
+    return sums
+
+
+def _processes() -> tuple[int, int]:
+    """This process's rank and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _follow(average: dict[str, Tensor], model: FusionModel, ema: float, step: int) -> None:

@@ -31,6 +31,7 @@ from models.plots import draw
 from models.rejudge import judge_again
 
 Data = Annotated[Path, typer.Option(help="Folder with one folder per data set.")]
+COLUMNS = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 Shards = Annotated[Path, typer.Option(help="Where exported training shards are kept.")]
 
 
@@ -41,14 +42,18 @@ def train(
     data: Data = Path("../shared/data"),
     shards: Shards = Path("cache/shards"),
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder [manifests/models/NAME].")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda; several processes or GPUs by torchrun.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's log.")] = None,
 ) -> None:
     """Export the data through the same mappers as serving, train, judge, calibrate, and write a checkpoint.
 
     A run that was broken off goes on from its last saved step.
     """
     import torch
+    import torch.distributed as dist
+
+    from cds_service.cli.processes import log_writer, processes
 
     torch.set_num_threads(threads)
     accept_licences(Settings.from_env().accepted_licences)
@@ -59,10 +64,8 @@ def train(
     try:
         plan = load_recipe(recipe)
         folder = shards / plan.name
-        with Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-        ) as bar:
-            if not (folder / "spec.json").exists():
+        with processes(device) as (rank, mine), Progress(*COLUMNS, console=console, disable=rank != 0) as bar:
+            if rank == 0 and not (folder / "spec.json").exists():
                 task = bar.add_task("exporting", total=None)
                 export(
                     data,
@@ -72,20 +75,24 @@ def train(
                     progress=lambda what, done: bar.update(task, description=f"exporting {what}", completed=done),
                 )
                 bar.remove_task(task)
+            if dist.is_initialized():
+                dist.barrier()
             task = bar.add_task("training")
-            card = train_checkpoint(
-                plan,
-                folder,
-                out or Settings.from_env().models / plan.name,
-                device=device,
-                state=folder / "state",
-                progress=lambda phase, step, of, loss: bar.update(
-                    task, description=f"{phase}, loss {loss:.4f}", completed=step, total=of
-                ),
-            )
+            log = log_writer(tensorboard) if tensorboard and rank == 0 else None
+
+            def tell(phase: str, step: int, of: int, loss: float) -> None:
+                bar.update(task, description=f"{phase}, loss {loss:.4f}", completed=step, total=of)
+                if log is not None:
+                    log.add_scalar(f"loss/{phase}", loss, step)
+
+            to = out or Settings.from_env().models / plan.name
+            card = train_checkpoint(plan, folder, to, device=mine, state=folder / "state", progress=tell)
+            if log is not None:
+                log.close()
     except (ConfigError, SourceError, ShardError) as error:
         raise CommandError(str(error)) from None
-    console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", card.targets))
+    if card is not None:
+        console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", card.targets))
 
 
 def evaluate(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import torch
 import torch.distributed as dist
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cds_service.cli.errors import CommandError
+from cds_service.cli.processes import log_writer, processes
 from cds_service.settings import Settings
 from fhir_mappers.bulk import SOURCE, index_studies, open_export, site_source
 from fhir_mappers.export import export
@@ -24,9 +23,6 @@ from models.config import ConfigError, load_preset
 from models.data import ShardError, read_shard
 from models.pretrain import Plan, PretrainingError
 from models.pretrain import pretrain as run
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 COLUMNS = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
@@ -52,16 +48,7 @@ def pretrain(
     accept_licences(Settings.from_env().accepted_licences)
     console = Console(stderr=True)
     plan = Plan(preset=preset, seed=seed, steps=steps, batch=batch, rate=rate)
-    with ExitStack() as stack:
-        rank = 0
-        if dist.is_torchelastic_launched():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo")
-            stack.callback(dist.destroy_process_group)
-            rank = dist.get_rank()
-            if device == "cuda":
-                device = f"cuda:{rank % torch.cuda.device_count()}"
-                torch.cuda.set_device(device)
-        bar = stack.enter_context(Progress(*COLUMNS, console=console, disable=rank != 0))
+    with processes(device) as (rank, mine), Progress(*COLUMNS, console=console, disable=rank != 0) as bar:
         try:
             size = load_preset(preset).image_size
             if rank == 0 and not (out / f"{SOURCE}.safetensors").exists():
@@ -69,7 +56,7 @@ def pretrain(
             if dist.is_initialized():
                 dist.barrier()
             task = bar.add_task("pretraining", total=steps)
-            log = _writer(tensorboard) if tensorboard and rank == 0 else None
+            log = log_writer(tensorboard) if tensorboard and rank == 0 else None
 
             def tell(step: int, of: int, losses: Mapping[str, float]) -> None:
                 said = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
@@ -78,7 +65,7 @@ def pretrain(
                     for name, loss in losses.items():
                         log.add_scalar(f"loss/{name}", loss, step)
 
-            card = run(plan, read_shard(out / f"{SOURCE}.safetensors"), out, device=device, state=out, progress=tell)
+            card = run(plan, read_shard(out / f"{SOURCE}.safetensors"), out, device=mine, state=out, progress=tell)
             if log is not None:
                 log.close()
         except (ConfigError, SourceError, ShardError, PretrainingError) as error:
@@ -105,11 +92,3 @@ def _write_shard(bulk: Path, dicom: Path | None, until: datetime | None, out: Pa
         progress=lambda what, done: bar.update(task, description=what, completed=done),
     )
     bar.remove_task(task)
-
-
-def _writer(folder: Path) -> SummaryWriter:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise CommandError("--tensorboard needs TensorBoard: pip install 'ordersight[train]'") from None
-    return SummaryWriter(str(folder))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import train
 from models.build import train as train_checkpoint
@@ -116,3 +119,52 @@ def test_the_average_leaves_an_untrained_start_behind_at_once(model: FusionModel
     torch.testing.assert_close(average["queries"], 0.9 * value)  # keeps (1 + 0) / (10 + 0) of what was there
     train._follow(average, model, ema=0.998, step=100_000)
     torch.testing.assert_close(average["queries"], (1 - 0.1 * 0.998) * value)
+
+
+EVIDENCE = [[1.0, 2.0], [0.5, -1.0], [2.0, 0.0], [-1.0, 1.0], [0.2, 0.1], [3.0, -2.0]]
+LABELS = [1.0, float("nan"), 0.0, float("nan"), 1.0, 1.0]
+"""Of every second row, from the second on, one label of three is known: a mean of means would weigh it double."""
+
+PART_OF_A_LOSS = """
+import sys, torch, torch.distributed as dist
+from models.train import masked_bce
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+evidence, labels = (x[rank::2] for x in torch.load(f"{folder}/rows.pt"))
+weight = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+masked_bce((evidence @ weight)[:, None], labels[:, None], ~torch.isnan(labels[:, None])).backward()
+dist.all_reduce(weight.grad)
+torch.save(weight.grad / 2, f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_weigh_every_known_label_alike(tmp_path: Path) -> None:
+    evidence, labels = torch.tensor(EVIDENCE), torch.tensor(LABELS)
+    torch.save((evidence, labels), tmp_path / "rows.pt")
+    started = [subprocess.Popen([sys.executable, "-c", PART_OF_A_LOSS, str(r), str(tmp_path)]) for r in (0, 1)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    weight = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+    masked_bce((evidence @ weight)[:, None], labels[:, None], ~torch.isnan(labels[:, None])).backward()
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), weight.grad)
+
+
+def test_torchrun_trains_one_checkpoint_with_two_processes_and_logs_it(
+    shards_folder: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    named = msgspec.structs.replace(recipe, phases=(msgspec.structs.replace(recipe.phases[0], steps=3),))
+    (tmp_path / "mine.yaml").write_bytes(msgspec.yaml.encode(named))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / recipe.name).symlink_to(shards_folder, target_is_directory=True)
+    said = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
+         str(Path(sys.executable).parent / "cds-service"), "train", str(tmp_path / "mine.yaml"), "--threads", "1",
+         "--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "out"), "--tensorboard", str(tmp_path / "log")],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert load_checkpoint(tmp_path / "out").card.recipe == named
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    assert {event.step for event in log.Scalars("loss/all")} == {1, 3}
