@@ -21,6 +21,7 @@ from cds_service.evidence import Evidence, Fetcher, KeptFilms, Shortfall, gather
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
 from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking
+from cds_service.unmapped import unmapped
 from fhir_mappers.read import read_orders, read_record
 from fhir_mappers.record import PatientRecord
 from fhir_mappers.tensors import to_fusion_input
@@ -147,7 +148,8 @@ def consult(
         cards = [] if late else with_licence(load_advice(service.advice)(case), thought.assessment)
         stages.done("advice")
         stages.missing = missing
-        return _settled(Line(service, request, stages, missing, thought.assessment, case), cards, settle)
+        codes = unmapped(evidence.resources, record.gaps)
+        return _settled(Line(service, request, stages, missing, thought.assessment, case, codes), cards, settle)
 
 
 def _settled(line: Line, cards: list[Card], settle: Settle | None) -> list[Card]:
@@ -226,6 +228,7 @@ class Line:
     shortfalls: tuple[Shortfall, ...] = ()
     assessment: Assessment | None = None
     case: Case | None = None
+    unmapped: tuple[str, ...] = ()
 
 
 def audit(line: Line, cards: Sequence[Card] = ()) -> None:

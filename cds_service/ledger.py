@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -55,6 +56,8 @@ LEAST_S = 0.02
 """What a call that is already late still waits for the database, before its record goes to the outbox."""
 MARGIN_S = 0.05
 MOST_INPUTS = 500
+ROLES = frozenset({"Practitioner", "PractitionerRole", "Patient", "RelatedPerson"})
+"""What `userId` may name (CDS Hooks 2.0); an EHR says no more of a user's role than this."""
 Keep = Callable[[Case, list[Card]], list[Card]]
 
 
@@ -294,7 +297,9 @@ class Entry:
     def _of(self, line: Line) -> AnswerRecord:
         record, case = self._record(200), line.case
         if case is not None:
-            record = msgspec.structs.replace(record, setting=setting(case), inputs=self._inputs(case.record))
+            record = msgspec.structs.replace(
+                record, setting=setting(case), inputs=self._inputs(case.record), details=_noticed(line)
+            )
         assessment = line.assessment
         if assessment is not None:
             record = msgspec.structs.replace(
@@ -327,3 +332,15 @@ class Entry:
             store.fingerprint(self.tenant, patient, "+".join(sorted(basis.rules)), concept(orders), deciding(card)),
             tuple(store.key("order", self.tenant, f"{patient}\n{name}") for name in order_names(orders)),
         )
+
+
+def _noticed(line: Line) -> dict[str, Any]:
+    """Where each key of evidence came from, what type of user asked, and what of the record nobody has mapped."""
+    short = {shortfall.key: shortfall.reason for shortfall in line.shortfalls}
+    sent = line.request.prefetch
+    user = (line.request.context.user_id or "").partition("/")[0]
+    return {
+        "prefetch": {key: short.get(key, "sent" if key in sent else "read") for key in line.service.evidence},
+        "role": user if user in ROLES else "other",
+        **({"unmapped": line.unmapped} if line.unmapped else {}),
+    }

@@ -24,6 +24,7 @@ from cds_service.pages.console_feedback import add_feedback
 from cds_service.pages.console_models import add_models
 from cds_service.pages.console_oidc import add_oidc
 from cds_service.pages.console_page import Console, admin
+from cds_service.pages.console_running import add_running
 from cds_service.pages.console_services import add_services
 from cds_service.pages.console_sources import add_sources
 from cds_service.pages.evidence import security_headers
@@ -106,6 +107,7 @@ def console_blueprint(house: House) -> Blueprint:
     add_feedback(blueprint, console)
     add_sources(blueprint, console)
     add_models(blueprint, console)
+    add_running(blueprint, console)
     add_audit(blueprint, console)
 
     @blueprint.errorhandler(HTTPException)

@@ -70,7 +70,15 @@ def add_feedback(blueprint: Blueprint, console: Console) -> None:
         days, since, until = period()
         desk.note(admin().name, "feedback report exported", house.clock(), days=days)
         rows = [_cells(row) for row in house.state.feedback_report(since, until).rows]
-        return _csv("feedback-report.csv", COLUMNS, iter(rows))
+        return csv_of("feedback-report.csv", COLUMNS, iter(rows))
+
+    @blueprint.get("/feedback/models.csv")
+    def feedback_models() -> Response:
+        days, since, until = period()
+        desk.note(admin().name, "model report exported", house.clock(), days=days)
+        columns = ("service", "service_version", "model_digest", "shown", "accepted", "overridden")
+        rows = [tuple(getattr(row, name) for name in columns) for row in desk.by_model(since, until)]
+        return csv_of("feedback-models.csv", columns, iter(rows))
 
     @blueprint.get("/feedback/rows.csv")
     def feedback_rows() -> Response:
@@ -78,7 +86,7 @@ def add_feedback(blueprint: Blueprint, console: Console) -> None:
         desk.note(admin().name, "feedback rows exported", house.clock())
         rows = list(house.state.export_feedback())
         columns = tuple(rows[0]) if rows else ()
-        return _csv("feedback-rows.csv", columns, (tuple(row.values()) for row in rows))
+        return csv_of("feedback-rows.csv", columns, (tuple(row.values()) for row in rows))
 
 
 def _cells(row: ReportRow) -> tuple[Any, ...]:
@@ -92,7 +100,8 @@ def _counted(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{name} {n}" for name, n in counts.items())
 
 
-def _csv(name: str, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> Response:
+def csv_of(name: str, columns: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> Response:
+    """A CSV file that a browser saves under this name."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)

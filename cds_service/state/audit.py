@@ -85,6 +85,7 @@ def append_answer(conn: Connection, record: AnswerRecord) -> bool:
         decisions=dump([{name: getattr(d, name) for name in d.__struct_fields__} for d in record.decisions]),
         cards=dump([c.card for c in record.cards]),
         ms=dump(dict(record.ms)),
+        details=dump(dict(record.details)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -73,6 +73,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
     inputs  keyed hashes of the references and versions of the resources the answer rests on: `Store.key`
     ms      milliseconds per stage
     setting and event_key (one user, patient and hook) are what the next call's silence is decided by
+    details  what was noticed of the call for the console: where its evidence came from, codes nobody mapped
     """
 
     tenant: str
@@ -96,6 +97,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True):
     predictions: tuple[Prediction, ...] = ()
     cards: tuple[ShownCard, ...] = ()
     ms: Mapping[str, int] = msgspec.field(default_factory=dict)
+    details: Mapping[str, Any] = msgspec.field(default_factory=dict)
     id: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:

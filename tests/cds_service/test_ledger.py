@@ -224,7 +224,7 @@ def test_history_that_cannot_be_read_in_time_holds_nothing_back(ward: Make) -> N
     hang, held = threading.Event(), []
     while True:
         try:
-            w.state._read(lambda conn: hang.wait(60), 0.001)
+            w.state._reader.within(lambda conn: hang.wait(60), 0.001)
         except StateUnavailable as error:
             held.append(str(error))
         if "too many" in held[-1]:

@@ -1,0 +1,50 @@
+"""How the service runs: stages, evidence per EHR, roles, codes nobody mapped, shadow, drift, incidents."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import BadRequest
+from werkzeug.wrappers import Response as AnyResponse
+
+from cds_service.pages.console_feedback import csv_of
+from cds_service.pages.console_page import Console, admin
+from cds_service.state.watching import MOST_ROWS, Watching, watching
+
+PERIODS = (1, 7, 28)
+
+
+def add_running(blueprint: Blueprint, console: Console) -> None:
+    house = console.house
+
+    def period() -> tuple[int, Watching]:
+        asked = request.args.get("days", "")
+        days = int(asked) if asked.isascii() and asked.isdigit() and int(asked) in PERIODS else 7
+        until = house.clock() + timedelta(seconds=1)
+        return days, watching(house.state, until - timedelta(days=days), until)
+
+    @blueprint.get("/running")
+    def running() -> Response:
+        days, found = period()
+        return console.page("running", days=days, periods=PERIODS, w=found, most=MOST_ROWS, ahead=house.ahead)
+
+    @blueprint.post("/running/incident")
+    def incident() -> AnyResponse:
+        what = request.form.get("what", "").strip()[:1000]
+        if not what:
+            raise BadRequest("Say what happened.")
+        console.desk.note(admin().name, "incident", house.clock(), what=what)
+        return console.to("running#incidents")
+
+    @blueprint.get("/running/<table>.csv")
+    def table(table: str) -> Response:
+        days, found = period()
+        console.desk.note(admin().name, "table exported", house.clock(), table=table[:32], days=days)
+        if table == "roles":
+            rows = [(r.role, r.shown, r.accepted, r.overridden) for r in found.roles]
+            return csv_of("roles.csv", ("role", "shown", "accepted", "overridden"), iter(rows))
+        if table == "unmapped":
+            lines = [(u.tenant, u.what, u.calls, u.latest.isoformat()) for u in found.unmapped]
+            return csv_of("unmapped.csv", ("tenant", "what", "calls", "latest"), iter(lines))
+        raise BadRequest("There is a table of roles and one of unmapped codes.")
