@@ -6,17 +6,23 @@ away, and archives quote the outer Content-Type in ways that strict parsers refu
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cds_service.evidence import Frame
 from cds_service.strict_json import BadJson, parse
+from fhir_mappers.pixels import BadPixels, jpeg_size
 from fhir_mappers.record import Instance, Study
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 UNCOMPRESSED = f'multipart/related; type="application/octet-stream"; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}'
+RENDERED = "image/jpeg"
+BULK = 'multipart/related; type="application/octet-stream"'
+OTHERWISE = (AS_STORED, UNCOMPRESSED)
+"""What there is another way to ask for."""
 DICOM_JSON = "application/dicom+json"
 CONVERT_ON = frozenset({400, 406, 415, 500, 501})
 """Answers to `AS_STORED` after which the converted frame is worth asking for: Orthanc says 500 for objects stored
@@ -35,6 +41,8 @@ DEFAULT_SYNTAX = {
 _PARAMETER = re.compile(r';\s*([A-Za-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+){1,31}")
 MAX_PART_HEADER = 4096
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+LUT_SEQUENCES, LUT_DATA = ("00283000", "00283010"), "00283006"
 
 
 class BadAnswer(ValueError):
@@ -81,6 +89,49 @@ def read_frame(content_type: str, body: bytes) -> Frame:
     header, data = first_part(body, parameters.get("boundary", ""))
     inner, own = media_type(header.get("content-type", parameters.get("type", "application/octet-stream")))
     return Frame(data, _syntax(inner, own, parameters))
+
+
+def read_rendered(content_type: str, body: bytes) -> Frame:
+    """A frame as the archive shows it: an 8-bit JPEG. Raises BadAnswer."""
+    type_, parameters = media_type(content_type)
+    if type_ == "multipart/related":
+        header, body = first_part(body, parameters.get("boundary", ""))
+        type_, _ = media_type(header.get("content-type", ""))
+    if type_ != RENDERED or not body:
+        raise BadAnswer("not the picture that was asked for")
+    try:
+        jpeg_size(body)
+    except BadPixels:
+        raise BadAnswer("no JPEG") from None
+    return Frame(body, JPEG_BASELINE, rendered=True)
+
+
+def table_uris(header: Mapping[str, Any]) -> list[str]:
+    """Where the lookup tables lie that a header leaves out."""
+    return [data["BulkDataURI"] for _, data in _tables(header)]
+
+
+def with_tables(header: Mapping[str, Any], fetched: Iterable[tuple[str, str]]) -> Mapping[str, Any]:
+    """The header with these lookup tables (URI, base 64) in it."""
+    known = dict(fetched)
+    if not known:
+        return header
+    header = copy.deepcopy(dict(header))
+    for item, data in _tables(header):
+        if data["BulkDataURI"] in known:
+            item[LUT_DATA] = {"vr": "OW", "InlineBinary": known[data["BulkDataURI"]]}
+    return header
+
+
+def _tables(header: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The items of the LUT sequences whose data is behind a URI, and that data."""
+    items = []
+    for sequence in LUT_SEQUENCES:
+        found = header.get(sequence)
+        values = found.get("Value") if isinstance(found, dict) else None
+        items += [i for i in values if isinstance(i, dict)] if isinstance(values, list) else []
+    data = [(item, item.get(LUT_DATA)) for item in items]
+    return [(i, d) for i, d in data if isinstance(d, dict) and isinstance(d.get("BulkDataURI"), str)]
 
 
 def _syntax(type_: str, own: Mapping[str, str], outer: Mapping[str, str]) -> str:

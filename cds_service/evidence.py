@@ -23,7 +23,7 @@ from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
 from fhir_mappers.dicom import Header
-from fhir_mappers.imaging import representative_frame
+from fhir_mappers.imaging import as_rendered, representative_frame
 from fhir_mappers.read import read_studies
 from fhir_mappers.record import Image, Instance, Study
 from fhir_mappers.studies import choose_films
@@ -62,6 +62,7 @@ class DicomFile:
     frame            the bytes of frame `number`
     transfer_syntax  UID they are in
     reference        `ImagingStudy/id` the instance was named by
+    rendered         the frame is the archive's own picture of the film, and `metadata` describes that
     """
 
     study_uid: str
@@ -72,14 +73,16 @@ class DicomFile:
     transfer_syntax: str
     reference: str
     number: int = 1
+    rendered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The bytes of one frame and the UID of the transfer syntax they are in."""
+    """The bytes of one frame and the UID of the transfer syntax they are in; `rendered` as in `DicomFile`."""
 
     data: bytes = field(repr=False)
     transfer_syntax: str
+    rendered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +316,12 @@ class _Gathering:
             metadata, frame = self.metadata.get(image.sop_uid), frames.get(image.sop_uid)
             if metadata is not None and frame is not None:
                 uids = image.study_uid, image.series_uid, image.sop_uid
-                source = study.source.reference
-                dicom.append(DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, source, number))
+                film = DicomFile(
+                    *uids, metadata, frame.data, frame.transfer_syntax, study.source.reference, number, frame.rendered
+                )
+                if frame.rendered:
+                    film = replace(film, metadata=as_rendered(metadata, frame.data), number=1)
+                dicom.append(film)
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
         order = {key: place for place, key in enumerate(self.plan.keys)}
         shortfalls = sorted(self.shortfalls, key=lambda s: (order.get(s.key, len(order)), s.reason))

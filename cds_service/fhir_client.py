@@ -11,13 +11,14 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cds_service import dicomweb
+from cds_service.archives import Archives, ended
 from cds_service.breaker import Breakers, Kind
 from cds_service.deadline import Deadline
 from cds_service.evidence import Frame, Reason
@@ -32,7 +33,6 @@ MAX_PAGES = 10
 MAX_ENTRIES = 2_000
 MAX_FHIR_BYTES = 8_000_000
 """Of all pages of one search together, after decompression."""
-MAX_FRAME_BYTES = 64_000_000
 FHIR_JSON = "application/fhir+json"
 SHORTEST_SLICE_S = 0.1
 """A read that had less time than this and was late says nothing about the server."""
@@ -40,7 +40,6 @@ CLOSE_TO_S = 0.02
 """A read given up earlier than this before its deadline was not late: the call it belonged to had ended."""
 
 T = TypeVar("T")
-_ENDPOINT = re.compile(r"Endpoint/[A-Za-z0-9.-]{1,128}")
 
 
 class FhirClient:
@@ -129,43 +128,26 @@ class Reads:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _calls: set[Call] = field(default_factory=set, repr=False)
     _futures: list[Future[Any]] = field(default_factory=list, repr=False)
-    _endpoints: dict[str, Future[Answer]] = field(default_factory=dict, repr=False)
     _abandoned: bool = False
+    _archives: Archives = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._archives = Archives(self)
 
     def read(self, query: str, type_: str | None, deadline: Deadline) -> Future[Answer]:
         if self.server is None:
-            return _ended(Failed(self.refusal or "no-access"))
+            return ended(Failed(self.refusal or "no-access"))
         base = self.server.fhir_base()
-        return self._submit("fhir", base, lambda: self._pages(base, query, type_, deadline))
+        return self.submit("fhir", base, lambda: self._pages(base, query, type_, deadline))
 
     def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
-        def ask(root: Base) -> tuple[Instance, ...]:
-            path = f"{dicomweb.study_path(study.uid)}/instances?includefield=00080060"
-            got = self._get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_FHIR_BYTES), deadline)
-            return dicomweb.read_instances(got.body, study)
-
-        return self._ask_archive(study, deadline, ask)
+        return self._archives.instances(study, deadline)
 
     def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]:
-        def ask(root: Base) -> Mapping[str, Any]:
-            path = f"{dicomweb.instance_path(image)}/metadata"
-            got = self._get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_FHIR_BYTES), deadline)
-            return dicomweb.read_metadata(got.body, image.sop_uid)
-
-        return self._ask_archive(study, deadline, ask)
+        return self._archives.metadata(study, image, deadline)
 
     def frame(self, study: Study, image: Instance, deadline: Deadline, number: int = 1) -> Future[Frame | Failed]:
-        def ask(root: Base) -> Frame:
-            path = f"{dicomweb.instance_path(image)}/frames/{number}"
-            try:
-                got = self._get("dicomweb", root, Ask(path, dicomweb.AS_STORED, MAX_FRAME_BYTES), deadline)
-            except FetchFailed as failed:
-                if failed.status not in dicomweb.CONVERT_ON:
-                    raise
-                got = self._get("dicomweb", root, Ask(path, dicomweb.UNCOMPRESSED, MAX_FRAME_BYTES), deadline)
-            return dicomweb.read_frame(got.content_type, got.body)
-
-        return self._ask_archive(study, deadline, ask)
+        return self._archives.frame(study, image, deadline, number)
 
     def abandon(self) -> None:
         with self._lock:
@@ -176,9 +158,10 @@ class Reads:
         for call in calls:
             call.abandon()
 
-    def _submit(self, kind: Kind, base: Base, task: Callable[[], T]) -> Future[T | Failed]:
+    def submit(self, kind: Kind, base: Base, task: Callable[[], T]) -> Future[T | Failed]:
+        """Carry `task` out on a thread of this server's; what it raises of ours is a Failed."""
         if self.client.breakers.of(self.tenant, kind, str(base)).refuses():
-            return _ended(Failed("unreachable"))
+            return ended(Failed("unreachable"))
 
         def carry_out() -> T | Failed:
             try:
@@ -194,7 +177,8 @@ class Reads:
             self._futures.append(future)
         return future
 
-    def _get(self, kind: Kind, base: Base, ask: Ask, deadline: Deadline) -> Got:
+    def get(self, kind: Kind, base: Base, ask: Ask, deadline: Deadline) -> Got:
+        """One GET, if the server's breaker lets it through. Raises FetchFailed."""
         assert self.server is not None
         if base.origin == self.server.fhir_base().origin:
             # The token is the EHR's: it goes to the FHIR server's own origin and nowhere else.
@@ -222,7 +206,7 @@ class Reads:
             permit.ended(good=True)
             return got
         except FetchFailed as failed:
-            may_convert = ask.accept == dicomweb.AS_STORED and failed.status in dicomweb.CONVERT_ON
+            may_convert = ask.accept in dicomweb.OTHERWISE and failed.status in dicomweb.CONVERT_ON
             if permit is not None and not may_convert and _counts(failed, had_s, deadline):
                 permit.ended(good=False, wait_s=failed.wait_s)
             raise
@@ -248,7 +232,7 @@ class Reads:
                 if below in seen:
                     partial = True
                     break
-                got = self._get("fhir", base, Ask(below, FHIR_JSON, MAX_FHIR_BYTES - size, gzip=True), deadline)
+                got = self.get("fhir", base, Ask(below, FHIR_JSON, MAX_FHIR_BYTES - size, gzip=True), deadline)
                 size += len(got.body)
                 page = _read_fhir(got, None if seen else type_)
             except FetchFailed as failed:
@@ -270,42 +254,6 @@ class Reads:
             return Absent()
         return Sent(tuple(resources), partial=partial)
 
-    def _ask_archive(self, study: Study, deadline: Deadline, ask: Callable[[Base], T]) -> Future[T | Failed]:
-        roots = self.server.archives() if self.server is not None else ()
-        if not roots:
-            return _ended(Failed(self.refusal or "no-access"))
-        return self._submit("dicomweb", roots[0], lambda: ask(self._archive_of(study, roots, deadline)))
-
-    def _archive_of(self, study: Study, roots: Sequence[Base], deadline: Deadline) -> Base:
-        """The registered archive the study names, else the first. Nothing is asked where there is no choice."""
-        if len(roots) > 1:
-            for endpoint in study.endpoints:
-                address = self._address(endpoint, deadline)
-                for root in roots:
-                    if address is not None and _leads_to(address, root):
-                        return root
-        return roots[0]
-
-    def _address(self, endpoint: str, deadline: Deadline) -> str | None:
-        """A study names its archive by an address, or by a reference to an Endpoint of the FHIR server."""
-        assert self.server is not None
-        try:
-            reference = self.server.fhir_base().below(endpoint)
-        except NotAllowed:
-            return endpoint
-        if _ENDPOINT.fullmatch(reference) is None:
-            return endpoint
-        with self._lock:
-            if reference not in self._endpoints:
-                self._endpoints[reference] = self.read(reference, "Endpoint", deadline)
-            future = self._endpoints[reference]
-        try:
-            answer = future.result(deadline.remaining())
-        except (TimeoutError, CancelledError):
-            return None
-        address = answer.resources[0].get("address") if isinstance(answer, Sent) and answer.resources else None
-        return address if isinstance(address, str) else None
-
 
 def _read_fhir(got: Got, type_: str | None) -> Answer:
     if got.content_type and "json" not in got.content_type.lower():
@@ -320,17 +268,3 @@ def _counts(failed: FetchFailed, had_s: float, deadline: Deadline) -> bool:
     if failed.reason == "error":
         return failed.status in (408, 429) or (failed.status or 0) >= 500
     return failed.reason in ("unreachable", "bad-answer")
-
-
-def _leads_to(address: str, root: Base) -> bool:
-    try:
-        root.below(address)
-    except NotAllowed:
-        return False
-    return "://" in address
-
-
-def _ended(answer: T) -> Future[T]:
-    future: Future[T] = Future()
-    future.set_result(answer)
-    return future

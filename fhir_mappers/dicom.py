@@ -44,6 +44,11 @@ class DicomFrame(Protocol):
         """Of the frame, from 1."""
         ...
 
+    @property
+    def rendered(self) -> bool:
+        """As the archive displays the film, not as it was taken."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FileFrame:
@@ -57,6 +62,7 @@ class FileFrame:
     transfer_syntax: str
     reference: str
     number: int = 1
+    rendered: bool = False
 
 
 class BadDicom(ValueError):

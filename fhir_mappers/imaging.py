@@ -8,15 +8,16 @@ another patient.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhir_mappers.dicom import BadDicom, DicomFrame, FileFrame, Header, read_dicom_file
-from fhir_mappers.pixels import LARGEST_PIXELS, SYNTAXES, BadPixels, Grid, unpack
+from fhir_mappers.pixels import LARGEST_PIXELS, SYNTAXES, BadPixels, Grid, jpeg_size, unpack
 from fhir_mappers.record import Gap, Image, Source
 from fhir_mappers.studies import FILM_CLASSES, FILM_MODALITIES, choose_films
 
@@ -24,12 +25,21 @@ __all__ = [
     "BadDicom",
     "DicomFrame",
     "FileFrame",
+    "as_rendered",
     "choose_films",
     "decode_film",
     "grid_to_decode",
     "read_dicom_file",
     "representative_frame",
 ]
+
+_NOT_RENDERED = frozenset(
+    {
+        # applied already, or true of the stored pixels alone: sign, rescale, windows, tables, padding, spacing, frames
+        *("00280103", "00281052", "00281053", "00281054", "00283000", "00281050", "00281051", "00281055", "00281056"),
+        *("00283010", "00280120", "00280121", "00280030", "00181164", "00280034", "00280008", "00286010", "7FE00010"),
+    }
+)
 
 Scale = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -86,6 +96,7 @@ def decode_film(frame: DicomFrame, started: datetime | None, patient_ids: Set[st
         modality=header.text("00080060"),
         spacing_mm=_spacing(header),
         burned_in=header.text("00280301") == "YES",
+        rendered=frame.rendered,
     )
 
 
@@ -97,6 +108,21 @@ def grid_to_decode(frame: DicomFrame) -> Grid | None:
         return _grid(header)
     except _Refused:
         return None
+
+
+def as_rendered(metadata: Mapping[str, Any], frame: bytes) -> Mapping[str, Any]:
+    """The header of a film for the JPEG its archive rendered: 8 bits as displayed, of no known spacing.
+
+    Raises BadDicom for a frame that is none.
+    """
+    try:
+        rows, columns = jpeg_size(frame)
+    except BadPixels:
+        raise BadDicom("a rendered frame that is no JPEG") from None
+    image = {"00280002": 1, "00280010": rows, "00280011": columns, "00280100": 8, "00280101": 8, "00280102": 7}
+    kept = {tag: value for tag, value in metadata.items() if tag not in _NOT_RENDERED}
+    kept |= {tag: {"vr": "US", "Value": [value]} for tag, value in image.items()}
+    return {**kept, "00280004": {"vr": "CS", "Value": ["MONOCHROME2"]}}
 
 
 def _looked_up(table: NDArray[np.float32], values: NDArray[np.uint16]) -> NDArray[np.float32]:

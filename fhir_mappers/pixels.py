@@ -167,6 +167,12 @@ def _lengthened(frame: bytes) -> bytes:
     return frame[: frame.rindex(b"\xff\xd9")] + b"\xaa" * 64 + b"\xff\xd9"
 
 
+def jpeg_size(frame: bytes) -> tuple[int, int]:
+    """Rows and columns that a JPEG says it has. Raises BadPixels."""
+    _, _, rows, columns, _ = _jpeg_size(frame)
+    return rows, columns
+
+
 def _jpeg_size(frame: bytes) -> tuple[int, int, int, int, int]:
     """(marker, precision, rows, columns, components) of a JPEG or JPEG-LS codestream, from its frame header."""
     if frame[:2] != b"\xff\xd8":

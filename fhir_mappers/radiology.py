@@ -78,6 +78,8 @@ class Image:
     shape       rows and columns of the film, also where its pixels are not at hand
     encoded     what was made of the film when it arrived; `pixels` is then empty, (0, 0)
     burned_in   the header says that writing is part of the pixels (0028,0301)
+    rendered    8 bits as the archive displays the film, not as it was taken: nothing is measured on it
+    picture     what may be shown of a film whose pixels are not at hand: a JPEG; empty where there is none
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
@@ -91,6 +93,8 @@ class Image:
     shape: tuple[int, int] = (0, 0)
     encoded: EncodedFilm | None = field(default=None, repr=False)
     burned_in: bool = False
+    rendered: bool = False
+    picture: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         if self.shape == (0, 0):

@@ -72,6 +72,7 @@ def out_of_range(lab: Lab) -> str:
 
 def film_fact(film: Image) -> Fact:
     view = f"{film.view} view" if film.view != "unknown" else "view not stated"
+    view = f"{view}, rendered" if film.rendered else view
     return Fact("Chest film", view, moment(film.at), "Imaging archive")
 
 
@@ -103,6 +104,11 @@ def _why_no_film(case: Case) -> str:
         return "not used: image analysis is switched off here"
     if case.record.images:
         return "not used"
+    refused = {gap.code for gap in case.record.gaps if gap.subject == "film"}
+    if "other-patient" in refused:
+        return "refused: it came with another patient's name"
+    if "wrong-image" in refused:
+        return "refused: not the film that was asked for"
     return "none readable" if case.record.studies else "none found"
 
 

@@ -1,4 +1,7 @@
-"""A film as it is kept: what its header said, and what the networks made of its pixels. The pixels are not kept."""
+"""A film as it is kept: what its header said, what the networks made of its pixels, and a picture for who checks them.
+
+The pixels themselves are not kept.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from cds_service.pages.films import encode
 from fhir_mappers.record import Image, Source
 from models.contract import EncodedFilm
 
@@ -26,9 +30,11 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     spacing_mm: tuple[float, float] | None
     shape: tuple[int, int]
     burned_in: bool
+    rendered: bool = False
     encoder: str
     refusal: str | None
     tensors: bytes
+    picture: bytes = b""
 
 
 def pack(image: Image, film: EncodedFilm) -> bytes:
@@ -44,9 +50,11 @@ def pack(image: Image, film: EncodedFilm) -> bytes:
         spacing_mm=image.spacing_mm,
         shape=image.shape,
         burned_in=image.burned_in,
+        rendered=image.rendered,
         encoder=film.encoder,
         refusal=film.refusal,
         tensors=save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
+        picture=encode(image.pixels).data,
     )
     return msgspec.msgpack.encode(kept)
 
@@ -72,4 +80,6 @@ def unpack(data: bytes) -> Image | None:
         shape=kept.shape,
         encoded=EncodedFilm(kept.encoder, features, kept.refusal, parts),
         burned_in=kept.burned_in,
+        rendered=kept.rendered,
+        picture=kept.picture,
     )

@@ -7,15 +7,17 @@ report of radiology has the last word: of a film that has one, nothing is stated
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from fhir_mappers.record import Image, PatientRecord, Report, Study
 from fhir_mappers.report.terms import Certainty, Side, Term, certainty, side_of, terms, there
-from models.contract import Assessment, Course, Estimate, FilmReading, Tier, Zone
+from models.contract import Anatomy, Assessment, Course, Estimate, FilmReading, Tier, Zone
 
 WIDEST = 0.30
 """A finding whose 90 % interval is wider than this and reaches from not there to there is left open."""
+
+RENDERED = "the archive sent the film rendered, not as it was taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ def report_film(
     unusable = _unusable(assessment, film)
     silent = final is not None or unusable is not None
     reading = None if unusable is not None else assessment.reading
+    if reading is not None and film.rendered:
+        reading = replace(reading, anatomy=Anatomy({}, {}, None, RENDERED))
     return FilmReport(
         patient_id=record.person.id,
         film=film,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -230,7 +231,7 @@ def test_an_archive_in_a_bad_mood_is_a_named_shortfall(
     with Moody(always(mood)) as pacs:
         reads = reads_of(fhir_client, fhir, f"{pacs.origin}/dicom-web")
         deadline = Deadline.after(0.4 if reason == "timeout" else 5.0)
-        futures = [reads.frame(STUDY, IMAGE, deadline), reads.metadata(STUDY, IMAGE, deadline)]
+        futures: list[Future[Any]] = [reads.frame(STUDY, IMAGE, deadline), reads.metadata(STUDY, IMAGE, deadline)]
         if reason == "timeout":
             _, took = timed(lambda: [f.result(2) for f in futures])
             assert took < 2 * 0.4 + SLACK_S  # not yet abandoned: the read's own clock ends it
@@ -279,7 +280,7 @@ def test_a_study_is_read_from_the_registered_archive_it_names(fhir_client: FhirC
         assert len(fhir.seen) == (1 if "reference" in named else 0)  # asked once for all the films of a call
 
 
-def test_an_endpoint_that_is_not_registered_is_not_contacted_and_the_first_archive_is(
+def test_an_endpoint_that_is_not_registered_is_not_contacted_and_registered_archives_are(
     fhir_client: FhirClient, fhir: Moody
 ) -> None:
     with (
@@ -304,7 +305,7 @@ def test_an_endpoint_that_is_not_registered_is_not_contacted_and_the_first_archi
             reads = reads_of(fhir_client, fhir, *roots)
             study = replace(STUDY, endpoints=(named,))
             assert reads.frame(study, IMAGE, soon()).result() == Frame(PIXELS, JPEG2000), named
-        assert elsewhere.contacts == second.contacts == 0
+        assert elsewhere.contacts == 0
 
 
 def test_where_there_is_one_archive_the_endpoint_is_not_looked_up(fhir_client: FhirClient, fhir: Moody) -> None:
@@ -321,7 +322,7 @@ def test_an_endpoint_that_cannot_be_read_leaves_the_first_archive(fhir_client: F
         reads = reads_of(fhir_client, fhir, f"{first.origin}/dicom-web", f"{second.origin}/dicom-web")
         study = replace(STUDY, endpoints=("Endpoint/gone",))
         assert reads.frame(study, IMAGE, soon()).result() == Frame(PIXELS, JPEG2000)
-        assert second.contacts == 0
+        assert not any("frames" in path for path in second.paths())
 
 
 def test_two_clients_with_one_archive_share_its_bulkhead(fhir: Moody) -> None:

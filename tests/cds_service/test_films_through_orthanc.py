@@ -16,13 +16,14 @@ from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import ExplicitVRBigEndian, generate_uid
 from real_servers import Orthanc
 
+from cds_service import dicomweb
 from cds_service.cli.films import store
 from cds_service.deadline import Deadline
 from cds_service.evidence import DicomFile, Frame
 from cds_service.fhir_client import FhirClient, Reads
 from cds_service.prefetch import Failed
 from cds_service.trust.clients import FhirServer
-from fhir_mappers.imaging import decode_film, read_dicom_file
+from fhir_mappers.imaging import as_rendered, decode_film, read_dicom_file
 from fhir_mappers.record import Image, Instance, Source, Study
 
 pytestmark = pytest.mark.servers
@@ -92,6 +93,28 @@ def test_a_decoded_film_shows_the_picture_it_was_made_from_bright_for_dense(shar
     assert film.pixels.shape == grey.shape
     # MONOCHROME1 read without its inversion would give -1.
     assert np.corrcoef(film.pixels.ravel(), grey.ravel())[0, 1] > 0.99
+
+
+def test_a_film_that_orthanc_renders_shows_what_the_file_shows_and_is_said_to_be_rendered(
+    shared: Path, orthanc: Orthanc
+) -> None:
+    row = next(row for row in rows(shared) if row["mode"] == "mono1_12bit")
+    data = (shared / "data/dicom/hannover_derived" / row["file"]).read_bytes()
+    film = dcmread(BytesIO(data))
+    send(orthanc, film)
+    path = f"studies/{film.StudyInstanceUID}/series/{film.SeriesInstanceUID}/instances/{film.SOPInstanceUID}"
+    url = f"{orthanc.dicomweb}/{path}/frames/1/rendered"
+    answer = requests.get(url, headers={"Accept": dicomweb.RENDERED}, timeout=10)
+    frame = dicomweb.read_rendered(answer.headers["Content-Type"], answer.content)
+    metadata = as_rendered(read_dicom_file(data, REFERENCE).metadata, frame.data)
+    uids = film.StudyInstanceUID, film.SeriesInstanceUID, film.SOPInstanceUID
+    file = DicomFile(*uids, metadata, frame.data, frame.transfer_syntax, REFERENCE, rendered=frame.rendered)
+    shown, stored = decode_film(file, STARTED), from_file(data)
+    assert isinstance(shown, Image), shown
+    assert shown.rendered
+    assert not stored.rendered
+    assert shown.pixels.shape == stored.pixels.shape
+    assert np.corrcoef(shown.pixels.ravel(), stored.pixels.ravel())[0, 1] > 0.99
 
 
 def test_a_big_endian_film_which_orthanc_cannot_send_as_stored_arrives_all_the_same(

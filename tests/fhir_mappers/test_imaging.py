@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from films import EXPLICIT, STARTED, element, film, image, picture, refusal
 
-from fhir_mappers.dicom import FileFrame, Header, read_dicom_file
-from fhir_mappers.imaging import decode_film, window
+from fhir_mappers.dicom import BadDicom, FileFrame, Header, read_dicom_file
+from fhir_mappers.imaging import as_rendered, decode_film, window
 from fhir_mappers.record import Gap, Image
 
 
@@ -215,3 +217,30 @@ def test_of_the_public_files_the_chest_is_read_and_limb_animal_and_angiogram_are
     height, width = chest.pixels.shape
     lung = chest.pixels[height // 3 : height // 2, width // 4 : width // 3].mean()
     assert chest.pixels[-height // 8 :, width // 3 : -width // 3].mean() > lung
+
+
+def test_a_rendered_film_is_grey_as_displayed_without_spacing_and_says_that_it_is_rendered() -> None:
+    grey = np.repeat(np.linspace(0, 255, 32).astype(np.uint8)[None], 24, axis=0)
+    jpeg = bytes(imagecodecs.jpeg8_encode(grey, level=100))
+    tags = {
+        "00280004": element("CS", "MONOCHROME1"),  # a display has turned it already
+        "00281050": element("DS", 10), "00281051": element("DS", 2),
+        "00281052": element("DS", -5), "00281053": element("DS", 3),
+        "00280030": element("DS", 0.14, 0.14),
+        "00280120": element("US", 255),
+    }  # fmt: skip
+    stored = film(np.zeros((300, 400), np.uint16), jpeg, "1.2.840.10008.1.2.4.50", stored=12, tags=tags)
+    metadata = as_rendered(stored.metadata, jpeg)
+    shown = decode_film(replace(stored, metadata=metadata, rendered=True), STARTED)
+    assert isinstance(shown, Image)
+    assert shown.rendered
+    assert shown.spacing_mm is None
+    # With neither window nor rescale the whole range of values spans 0 to 1; JPEG at its best is off by a level or two.
+    assert np.abs(shown.pixels - grey / 255).max() <= 3 / 255
+    assert not image(film(np.zeros((4, 4), np.uint8))).rendered
+
+
+@pytest.mark.parametrize("frame", [b"", b"<html>", b"\xff\xd8\xff\xd9"])
+def test_a_rendered_frame_that_is_no_jpeg_has_no_header(frame: bytes) -> None:
+    with pytest.raises(BadDicom, match="no JPEG"):
+        as_rendered({}, frame)
