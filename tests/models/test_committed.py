@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fhir_mappers.codes import analytes
 from fhir_mappers.cohort.patients import generate
 from fhir_mappers.cohort.records import to_record
 from fhir_mappers.export import write_shard
+from fhir_mappers.read import read_record
 from fhir_mappers.record import Image, Source
 from fhir_mappers.sources import EPOCH, load_sources
 from fhir_mappers.tensors import film_tensor, to_fusion_input
@@ -20,10 +26,15 @@ from models.answers import Answerer
 from models.card import Card
 from models.checkpoint import Stored, load_checkpoint, read_card
 from models.config import load_recipe
-from models.contract import MODALITIES
-from models.rejudge import evaluate
+from models.contract import MODALITIES, collate
+from models.encoders import to_batch
+from models.evaluate import report
+from models.judged import Judged
+from models.plots import draw
+from models.rejudge import judge_again
 
 FOLDER = Path(__file__).resolve().parents[2] / "manifests" / "models"
+PICTURES = Path(__file__).resolve().parents[2] / "docs" / "model"
 NAMES = ("chest-open", "chest-generated")
 
 
@@ -125,30 +136,91 @@ def test_a_generated_patient_is_answered_on_all_four_modalities() -> None:
     assert answers > 60
 
 
-def test_the_figures_of_a_target_come_out_again(shared: Path, tmp_path: Path) -> None:
-    # Tongji is small enough to be read and judged in seconds; the other targets go the same way.
+def again(shared: Path, out: Path, source: str, split: str | None) -> Judged:
+    """The first target of a source judged from the committed weights and the data, exported as the model reads them."""
+    stored = load_checkpoint(FOLDER / "chest-open")
+    data = load_sources()[source]
+    cases = (c for c in data.read(shared / "data" / data.folder) if split is None or c.split == split)
+    folder = shared / "data" / data.folder
+    write_shard(data, cases, stored.card.spec, out / f"{source}.safetensors", folder=folder, tell=lambda _s, _d: None)
+    name = next(t.name for t in stored.card.spec.targets if t.source == source)
+    return next(judge_again(stored, out, [name]))
+
+
+@pytest.mark.parametrize(("source", "split"), [("tongji", None), ("physionet2012", "valid")])
+def test_the_committed_figures_come_out_again(source: str, split: str | None, shared: Path, tmp_path: Path) -> None:
+    # Two sets small enough to be read and judged in seconds; `cds-service evaluate` does the same for all.
     card = read_card(FOLDER / "chest-open")
-    source = load_sources()["tongji"]
-    folder = shared / "data" / source.folder
-    path = tmp_path / "tongji.safetensors"
-    write_shard(source, source.read(folder), card.spec, path, folder=folder, tell=lambda _s, _d: None)
-    again = evaluate(FOLDER / "chest-open", tmp_path, targets=["covid_death"])["covid_death"]
-    committed = card.targets["covid_death"]
-    assert again.figures is not None
-    assert committed.figures is not None
-    assert again.figures.cases == committed.figures.cases
-    for name in ("auroc", "auprc", "brier"):
-        found, stated = getattr(again.figures, name), getattr(committed.figures, name)
-        assert found.value == pytest.approx(stated.value, abs=2e-3)
-        assert np.allclose([found.low, found.high], [stated.low, stated.high], atol=5e-3)
-    listed = next(s for s in card.sources if s.name == "tongji")
-    assert listed.table_sha256 == {"timeseries_wide.csv.gz": _sha256(folder / "timeseries_wide.csv.gz")}
+    judged = again(shared, tmp_path, source, split)
+    found, committed = report(judged, resamples=200).figures, card.targets[judged.target.name].figures
+    assert found is not None
+    assert committed is not None
+    assert (found.cases, found.positives) == (committed.cases, committed.positives)
+    for name in ("auroc", "auprc", "brier", "ece"):
+        ours, stated = getattr(found, name), getattr(committed, name)
+        assert ours.value == pytest.approx(stated.value, abs=2e-3), name
+        assert np.allclose([ours.low, ours.high], [stated.low, stated.high], atol=2e-2), name
+    listed = next(s for s in card.sources if s.name == source)
+    folder = shared / "data" / load_sources()[source].folder
+    assert listed.table_sha256 == {
+        t: hashlib.sha256((folder / t).read_bytes()).hexdigest() for t in listed.table_sha256
+    }
 
 
-def _sha256(path: Path) -> str:
-    import hashlib
+def test_the_committed_picture_comes_out_again(shared: Path, tmp_path: Path) -> None:
+    judged = again(shared, tmp_path, "tongji", None)
+    draw(judged, report(judged), tmp_path / "again.svg")
+    drawn, committed = (
+        [float(x) for x in re.findall(r"-?\d+\.\d+", path.read_text(encoding="utf-8"))]
+        for path in (tmp_path / "again.svg", PICTURES / "chest-open" / "covid_death.svg")
+    )
+    assert len(drawn) > 200
+    np.testing.assert_allclose(drawn, committed, atol=1.0)  # points of a picture 792 wide
 
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_judged_target_has_its_picture_and_every_picture_its_target(name: str) -> None:
+    judged = {n for n, c in read_card(FOLDER / name).targets.items() if c.figures is not None}
+    assert {p.stem for p in (PICTURES / name).glob("*.svg")} == judged
+
+
+def test_results_reach_the_boosted_trees_on_the_same_cases() -> None:
+    """The bar of the data's own notes: trees on first, last, lowest, highest, mean, count, age and sex."""
+    card = read_card(FOLDER / "chest-open")
+    for name in ("in_hospital_death", "sepsis_onset", "covid_death"):
+        found = card.targets[name]
+        assert found.over_trees is not None
+        assert found.over_trees.value >= 0.0, name
+
+
+def test_calibration_holds_where_there_are_enough_patients_to_tell(stored: Stored) -> None:
+    for name, found in stored.card.targets.items():
+        if found.figures is not None and found.figures.ece is not None and found.figures.patients >= 1000:
+            assert found.figures.ece.value <= 0.03, name
+
+
+def test_what_neither_film_nor_gene_knows_alone_they_know_together() -> None:
+    card = generated().targets["heart_or_gene"]
+    assert card.attained is not None
+    assert card.attained.gain is not None
+    assert card.attained.gain.value >= 0.9
+    for alone in ("imaging", "genomics"):
+        assert card.ablation[alone].auroc.low <= 0.5 <= card.ablation[alone].auroc.high, alone
+
+
+def test_under_no_missing_pattern_is_fusion_shown_to_be_worse_than_its_best_part() -> None:
+    for name, found in generated().targets.items():
+        for shown, margin in found.over_single.items():
+            assert margin.high >= 0.0, (name, shown)
+
+
+def test_one_head_on_few_patients_ships_only_where_it_beats_late_fusion() -> None:
+    card = read_card(FOLDER / "chest-open").targets["icu_care"]
+    assert card.over_late is not None
+    assert card.head == ("one head on all" if card.over_late.low > 0.0 else "late fusion")
+    assert set(card.rivals) == {"all films", "AP films only"}
+    assert {"one head on all", "late fusion", "imaging alone", "labs alone"} <= set(card.rivals["all films"])
+    assert any(way.startswith("circumstances alone") for way in card.rivals["AP films only"])
 
 
 def test_what_is_no_human_chest_film_is_refused_and_a_real_one_is_not(shared: Path) -> None:
@@ -173,3 +245,26 @@ def test_what_is_no_human_chest_film_is_refused_and_a_real_one_is_not(shared: Pa
         refused[name] = stored.gate.refusal(film[None], features) is not None
     # A chest, a hand, the thorax of a dog, a coronary angiogram.
     assert list(refused.values()) == [False, True, True, True]
+
+
+@pytest.fixture(scope="module")
+def fusion() -> Stored:
+    return load_checkpoint(FOLDER / "chest-generated")
+
+
+@settings(max_examples=20, deadline=None)
+@given(number=st.integers(0, 9), shuffler=st.randoms(use_true_random=False))
+def test_the_order_of_resources_in_a_chart_cannot_move_a_logit(
+    fusion: Stored, number: int, shuffler: random.Random
+) -> None:
+    patient = next(generate(1, 977, start=number))
+    resources = list(patient.resources)
+    answers = []
+    for _ in range(2):
+        record = read_record(resources, as_of=patient.as_of, patient_id=patient.id)
+        inputs = to_fusion_input(record, fusion.card.spec)
+        assert ("labs" in inputs.present()) == bool(patient.labs)
+        with torch.inference_mode():
+            answers.append(fusion.model(to_batch(collate([inputs]))).total.numpy())
+        shuffler.shuffle(resources)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
