@@ -37,7 +37,8 @@ def film_report(case: Case, films: Films) -> FilmReport | None:
         return None
     estimates = case.assessment.estimates
     levels = case.service.thresholds
-    left_open = {n for n in levels if n in estimates and answered(estimates[n], levels[n]["high"]) is None}
+    asked = (n for n in levels if n in estimates and "high" in levels[n])
+    left_open = {n for n in asked if answered(estimates[n], levels[n]["high"]) is None}
     return report_film(
         case.record, case.assessment, films.newest, films.prior, films.reports, open_=frozenset(left_open)
     )

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from cds_service.advice.estimates import WORDS
+from cds_service.advice.film_report import report_of
 from cds_service.advice.writing import as_printed, missing_evidence, moment, span
 from cds_service.cards import Card
 from cds_service.markdown import plain_text
 from cds_service.pages import films as pictures
 from cds_service.pages.basis import Datum, matches, read_detail, rules_of
+from cds_service.pages.film_report import view_report
 from cds_service.pages.history import genes, history, reports
+from cds_service.pages.overlays import frame_of, shapes_of
 from cds_service.pages.snapshot import (
     Choice,
     EstimateView,
@@ -29,10 +32,12 @@ from cds_service.pages.snapshot import (
     Row,
     RuleView,
     Series,
+    Shape,
     Snapshot,
 )
 from cds_service.pages.words import EVIDENCE, EXPECTED, GAPS
 from fhir_mappers.record import Gap, Lab, PatientRecord, Source
+from fhir_mappers.report.statements import FilmReport
 from models.contract import MODALITIES, Assessment, Estimate
 
 if TYPE_CHECKING:
@@ -77,6 +82,8 @@ def collect(
     found = matches(said.rows, case.record)
     marks = _marks(case, card, found)
     record = case.record
+    report = _film_report(case) if spoken(case, card) else None
+    shapes = shapes_of(report) if report is not None else ()
     return Snapshot(
         card=card.uuid,
         summary=card.summary,
@@ -97,7 +104,8 @@ def collect(
             for cells, data in zip(said.rows, found, strict=True)
         ),
         series=_series(record, found, marks),
-        films=_films(record, marks, encoded),
+        films=_films(record, marks, encoded, report, shapes),
+        film_report=view_report(report, shapes, marks) if report is not None else None,
         reports=reports(record, marks),
         history=history(record, marks),
         genes=genes(record, marks),
@@ -211,7 +219,19 @@ def _one_series(labs: Sequence[Lab], marks: Marks) -> Series:
     )
 
 
-def _films(record: PatientRecord, marks: Marks, encoded: Sequence[tuple[str, pictures.Picture]]) -> tuple[Film, ...]:
+def _film_report(case: Case) -> FilmReport | None:
+    """The report of the newest film, for a service that asks its model for findings on films."""
+    targets = case.assessment.estimates if case.assessment is not None else ()
+    return report_of(case) if any(name.startswith("finding.") for name in targets) else None
+
+
+def _films(
+    record: PatientRecord,
+    marks: Marks,
+    encoded: Sequence[tuple[str, pictures.Picture]],
+    report: FilmReport | None,
+    shapes: tuple[Shape, ...],
+) -> tuple[Film, ...]:
     images = {image.sop_uid: image for image in record.images}
     return tuple(
         Film(
@@ -226,6 +246,8 @@ def _films(record: PatientRecord, marks: Marks, encoded: Sequence[tuple[str, pic
             ref=marks.ref(image.source),
             used=uid in marks.used,
             spacing_mm=image.spacing_mm[0] * picture.of_height / picture.height if image.spacing_mm else None,
+            frame=frame_of(report) if report is not None and report.film.sop_uid == uid else None,
+            shapes=shapes if report is not None and report.film.sop_uid == uid else (),
         )
         for number, (uid, picture) in enumerate(encoded)
         for image in (images[uid],)

@@ -32,11 +32,19 @@ class Picture:
 def chosen(record: PatientRecord, used: frozenset[str]) -> tuple[Image, ...]:
     """The newest film and the one before it: those the model used, else the newest of the record.
 
-    A film that was encoded when it arrived has no pixels to show.
+    A film kept by a release that kept no picture with it cannot be shown.
     """
     films = [i for i in record.images if i.sop_uid in used] or list(record.images)
-    films = [i for i in films if i.encoded is None]
+    films = [i for i in films if i.encoded is None or i.picture]
     return tuple(sorted(films, key=lambda i: (i.at, moment(i.at), i.sop_uid), reverse=True)[:MOST_FILMS])
+
+
+def picture_of(image: Image) -> Picture:
+    """The film as it is shown: the picture kept with it, or one made of its pixels."""
+    if not image.picture:
+        return encode(image.pixels)
+    width, height = Pictures.open(io.BytesIO(image.picture)).size
+    return Picture(image.picture, width, height, image.shape[1], image.shape[0])
 
 
 def encode(pixels: NDArray[np.float32]) -> Picture:

@@ -98,7 +98,7 @@ class EvidenceLinks:
         if not cards:
             return []
         made = tuple(_Made(card, new_secret(ID_BYTES), new_secret(KEY_BYTES), smart) for card in cards)
-        size = sum(image.pixels.nbytes for image in case.record.images)
+        size = sum(image.pixels.nbytes + len(image.picture) for image in case.record.images)
         job = _Job(case, made, tenant, size)
         with self._lock:
             if self._bytes + size > self._most_bytes and self._bytes:
@@ -170,7 +170,7 @@ class EvidenceLinks:
     def _keep(self, job: _Job) -> None:
         case = job.case
         chosen = films.chosen(case.record, frozenset(case.used.get("imaging", ())))
-        encoded = [(image.sop_uid, films.encode(image.pixels)) for image in chosen]
+        encoded = [(image.sop_uid, films.picture_of(image)) for image in chosen]
         folder = self._models / case.service.model if self._models and case.service.model else None
         model = model_view(case.assessment, folder) if case.assessment is not None else None
         key = self.store.patient_key(job.tenant, case.request.context.patient_id)

@@ -62,14 +62,23 @@ class Series(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return next((m for m in order if m in marks), "")
 
 
-class Region(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where on a film the model saw a finding: fractions of width and height, from the top left."""
+class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a film lies on the square the model saw, in half pixels of the square."""
 
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that can be laid over a film. `paths`: SVG path data in half pixels of the square the model saw."""
+
+    name: str
+    kind: Literal["outline", "zone", "heat"]
     title: str
-    x: float
-    y: float
-    width: float
-    height: float
+    paths: tuple[str, ...]
+    note: str = ""
 
 
 class Film(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,7 +95,38 @@ class Film(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ref: Ref
     used: bool
     spacing_mm: float | None = None
-    regions: tuple[Region, ...] = ()
+    frame: Frame | None = None
+    shapes: tuple[Shape, ...] = ()
+
+
+class StatementView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finding of a film's report; `heat` names the shape that shows where its evidence lies."""
+
+    finding: str
+    certainty: str
+    there: bool
+    side: str
+    where: str
+    change: str
+    probability: float | None
+    interval: tuple[float, float] | None
+    prior: float | None
+    refs: tuple[Ref, ...]
+    why: str = ""
+    heat: str = ""
+
+
+class FilmReportView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the networks make of the newest film. `compared`: there was a film to compare it with."""
+
+    technique: str
+    comparison: str
+    impression: str
+    limits: str
+    statements: tuple[StatementView, ...]
+    compared: bool
+    ctr: float | None = None
+    ctr_why: str = ""
 
 
 class ReportView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -214,6 +254,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     facts: tuple[Row, ...]
     series: tuple[Series, ...]
     films: tuple[Film, ...]
+    film_report: FilmReportView | None
     reports: tuple[ReportView, ...]
     history: tuple[Moment, ...]
     genes: tuple[Gene, ...]

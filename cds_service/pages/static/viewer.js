@@ -1,4 +1,5 @@
-// Two films side by side: window and level through a lookup table, zoom and move, both at once unless told otherwise.
+// Two films side by side: window and level through a lookup table, zoom and move, both at once unless told otherwise;
+// over the newest one what the networks outlined, each part by itself.
 
 const $ = (id) => document.getElementById(id);
 const FRESH = { window: 255, level: 128, zoom: 1, x: 0, y: 0 };
@@ -21,8 +22,7 @@ class Film {
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", image.alt);
     image.replaceWith(this.canvas);
-    this.regions = stage.querySelector(".regions");
-    if (this.regions) new ResizeObserver(() => this.fitRegions()).observe(stage);
+    this.shapes = stage.querySelector(".shapes");
   }
 
   // LINEAR of DICOM PS3.3 C.11.2.1.2.1, on grey levels 0 to 255.
@@ -48,14 +48,9 @@ class Film {
     const { zoom, x, y } = this.view;
     const moved = `translate(${x * 100}%, ${y * 100}%) scale(${zoom})`;
     this.canvas.style.transform = moved;
-    if (this.regions) this.regions.style.transform = moved;
-  }
-
-  // The film is fitted into a square stage: its regions are laid over the film, not over the black beside it.
-  fitRegions() {
-    const { width, height } = this.stage.getBoundingClientRect();
-    const scale = Math.min(width / this.canvas.width, height / this.canvas.height);
-    Object.assign(this.regions.style, { width: `${this.canvas.width * scale}px`, height: `${this.canvas.height * scale}px` });
+    if (!this.shapes) return;
+    this.shapes.style.transform = moved;
+    this.shapes.style.setProperty("--zoom", zoom); // lines stay as thin as they are
   }
 }
 
@@ -134,6 +129,7 @@ function listen(stage, index) {
   stage.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "i") toggleInvert();
+    else if (event.key in SHOWS) SHOWS[event.key]();
     else if (event.key in KEYS) {
       // At full size there is nowhere to move to: the arrows then scroll the page as everywhere else.
       if (event.key.startsWith("Arrow") && films[index].view.zoom === 1) return;
@@ -164,6 +160,47 @@ function listen(stage, index) {
   }, { passive: false });
 }
 
+const switches = [...document.querySelectorAll("[data-shows]")];
+const named = (name) => switches.filter((button) => button.dataset.shows === name);
+const isOn = (name) => named(name)[0].getAttribute("aria-pressed") === "true";
+
+function lay(name, on) {
+  for (const button of named(name)) press(button, on);
+  for (const shape of document.querySelectorAll(`[data-shape="${name}"]`)) shape.classList.toggle("off", !on);
+}
+
+// Shades of two findings over each other could not be told apart: one at a time.
+function toggle(name) {
+  const [first] = named(name);
+  if (!first) return;
+  const on = !isOn(name);
+  if (first.dataset.kind === "heat") for (const other of heats()) lay(other, false);
+  lay(name, on);
+  $("shown").textContent = on ? first.dataset.note : "";
+}
+
+const heats = () => [...new Set(switches.filter((b) => b.dataset.kind === "heat").map((b) => b.dataset.shows))];
+
+const SHOWS = {
+  l: () => {
+    const lungs = ["right_lung", "left_lung"].filter((name) => named(name).length);
+    const on = !lungs.every(isOn);
+    for (const name of lungs) lay(name, on);
+  },
+  h: () => toggle("heart"),
+  z: () => toggle("zones"),
+  e: () => {
+    const all = heats();
+    const shown = all.findIndex(isOn);
+    if (shown + 1 < all.length) toggle(all[shown + 1]);
+    else if (shown >= 0) toggle(all[shown]);
+  },
+  c: () => {
+    for (const { dataset } of switches) lay(dataset.shows, false);
+    if (switches.length) $("shown").textContent = "";
+  },
+};
+
 function toggleInvert() {
   inverted = !inverted;
   press($("invert"), inverted);
@@ -189,16 +226,19 @@ function tools() {
     press(event.target, !together());
     if (together()) change(current, () => ({ ...films[current].view }));
   });
-  $("overlay")?.addEventListener("click", (event) => {
-    const on = event.target.getAttribute("aria-pressed") !== "true";
-    press(event.target, on);
-    for (const film of films) film.regions?.classList.toggle("off", !on);
-  });
   $("reset").addEventListener("click", () => {
     if (inverted) toggleInvert();
     change(current, KEYS[0]);
   });
-  $("tools").hidden = false;
+  for (const button of switches) {
+    button.addEventListener("click", () => {
+      toggle(button.dataset.shows);
+      // From the report below, the film is brought into view.
+      if (!button.closest("#viewer")) stages[0].scrollIntoView({ block: "nearest" });
+    });
+    button.hidden = false;
+  }
+  for (const group of document.querySelectorAll(".tools")) group.hidden = false;
   $("keys").hidden = false;
 }
 
