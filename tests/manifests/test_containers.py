@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from compose_spec import PyCompose
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
 
 from cds_service.cli.main import GROUPS
 from cds_service.settings import Settings, documented
+from cds_service.state import schema
+from cds_service.state.store import Store
+from cds_service.state.tenancy import is_owner, isolation
 from cds_service.trust.clients import load_clients
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cds_service/state"))
+
+from postgres_cluster import binaries, cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCKERFILE = ROOT / "manifests/Dockerfile"
@@ -117,6 +128,44 @@ def test_the_compose_file_sets_only_settings_we_have_and_they_can_be_read() -> N
         assert Settings.from_env(set_).state_url.startswith("postgresql+psycopg://")
 
 
+def test_the_compose_roles_are_bound_by_the_policies_of_tenants(tmp_path: Path, caplog: Any) -> None:
+    """The image runs the script with psql as its administrator; here Debian's PostgreSQL does."""
+    services = compose()["services"]
+    (script,) = (v.split(":")[0] for v in services["postgres"]["volumes"] if "initdb.d" in v)
+    with cluster() as server:
+        psql = [
+            binaries() / "psql",
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(server.port),
+            "-U",
+            "postgres",
+            "-d",
+            "postgres",
+        ]
+        env = {**os.environ, "POSTGRES_PASSWORD": "it's chosen"}
+        subprocess.run([*psql, "-f", COMPOSE.parent / script], env=env, check=True)
+        given = Settings.from_env(services["ordersight"]["environment"])
+        owner, service = (
+            make_url(re.sub(r"\$\{[^}]*\}", "x", url)).set(host="127.0.0.1", port=server.port)
+            for url in (given.state_owner_url, given.state_url)
+        )
+        schema.upgrade(owner)
+        assert service.username is not None
+        schema.grant(owner, service.username)
+        shown = {"hide_password": False}
+        with Store.open(
+            service.render_as_string(**shown), tmp_path, owner_url=owner.render_as_string(**shown), outbox_bytes=0
+        ) as store:
+            assert store.verify_audit().ok
+        assert "tenants are kept apart by the queries alone" not in caplog.text
+        with create_engine(service).connect() as conn:
+            assert isolation(conn) == "on"
+            assert not is_owner(conn)
+
+
 def test_nothing_of_the_compose_file_listens_beyond_this_machine() -> None:
     for service in compose()["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
@@ -125,7 +174,7 @@ def test_nothing_of_the_compose_file_listens_beyond_this_machine() -> None:
 def test_every_file_the_compose_file_mounts_is_there() -> None:
     mounted = [v.split(":")[0] for s in compose()["services"].values() for v in s.get("volumes", ())]
     files = [m for m in mounted if m.startswith(".")]
-    assert files == ["./compose/clients.yaml"]
+    assert files == ["./compose/clients.yaml", "./compose/roles.sql"]
     assert all((COMPOSE.parent / file).is_file() for file in files)
     build = compose()["services"]["ordersight"]["build"]
     assert (COMPOSE.parent / build["context"] / build["dockerfile"]).resolve() == DOCKERFILE
