@@ -42,6 +42,10 @@ LATER = "need-more-info"
 PER_EVENT = 2
 PER_WEEK = 8
 """Warning and critical cards for one user in a week; a warning beyond it is shown as info, a critical one as it is."""
+PER_ORDER = 0.005
+FEWEST_ORDERS = 1_000
+"""Warning and critical cards for each order the whole site signed lately. A site that has signed fewer has what a
+thousand would allow it, so that its first warning is not too many."""
 
 Cause = Literal["silenced", "overridden", "accepted", "answered", "later", "shown"]
 
@@ -157,7 +161,7 @@ def rank(indicator: Indicator, service: str) -> tuple[int, int]:
 
 def make_room(record: AnswerRecord, crowd: Crowd) -> AnswerRecord:
     """What is left of an answer beside what others have sent: at most two cards for a hook event, eight
-    interruptions a week.
+    interruptions of a user a week, interruptions of one order in two hundred.
 
     A louder card is not cut by quieter ones that came first: what was sent cannot be called back. Critical passes.
     """
@@ -171,14 +175,23 @@ def make_room(record: AnswerRecord, crowd: Crowd) -> AnswerRecord:
             for d in record.decisions
         )
         return structs.replace(record, cards=kept, decisions=said)
-    if card.indicator == "warning" and crowd.interruptions >= PER_WEEK:
+    spent = _spent(crowd)
+    if card.indicator == "warning" and spent:
         lowered = structs.replace(card, indicator="info")
         said = tuple(
-            structs.replace(d, cause="eight per week", tier="info") if _is_of(d, card.rules) else d
-            for d in record.decisions
+            structs.replace(d, cause=spent, tier="info") if _is_of(d, card.rules) else d for d in record.decisions
         )
         return structs.replace(record, cards=tuple(lowered if c is card else c for c in record.cards), decisions=said)
     return record
+
+
+def _spent(crowd: Crowd) -> str:
+    """Which budget another interruption would exceed, "" for none."""
+    if crowd.interruptions >= PER_WEEK:
+        return "eight per week"
+    if crowd.order_interruptions + 1 > PER_ORDER * max(FEWEST_ORDERS, crowd.orders):
+        return "five per thousand orders"
+    return ""
 
 
 def _is_of(decision: Decision, rules: Sequence[str]) -> bool:

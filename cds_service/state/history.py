@@ -13,12 +13,16 @@ from sqlalchemy import Connection, func, or_, select
 
 from cds_service.state.answers import codes, latest_answers
 from cds_service.state.records import AnswerRecord, Crowd, History, Rival, Shown, Silence, storable
-from cds_service.state.tables import cards_shown, feedback, suppression, upsert
+from cds_service.state.tables import audit, cards_shown, feedback, suppression, upsert
 
 MOST_CARDS = 500
 EVENT = timedelta(seconds=5)
 """An EHR asks several services at once for one hook event; their calls share user, patient, hook and moment only."""
 WEEK = timedelta(days=7)
+ORDER_HOOKS = ("order-select", "order-sign")
+LATELY = timedelta(days=28)
+LATELY_ROWS = 20_000
+"""What a site signed lately is counted in its newest rows of the audit: a call cannot wait for a month of them."""
 
 
 def suppress(
@@ -122,6 +126,43 @@ def crowd(conn: Connection, record: AnswerRecord) -> Crowd:
         cards_shown.c.latest_at > record.at - WEEK,
         cards_shown.c.shown_at <= record.at,
         cards_shown.c.indicator != "info",
+        cards_shown.c.card.not_in([card.card for card in record.cards]),
     )
     rivals = tuple(Rival(row.service, row.indicator) for row in conn.execute(side_by_side))
-    return Crowd(rivals, conn.execute(interrupting).scalar_one())
+    known = Crowd(rivals, conn.execute(interrupting).scalar_one())
+    warns = any(card.indicator == "warning" and not card.shadow for card in record.cards)
+    return _with_orders(conn, record, known) if warns and record.hook in ORDER_HOOKS else known
+
+
+def _with_orders(conn: Connection, record: AnswerRecord, known: Crowd) -> Crowd:
+    """With the site's signings, which are the calls of the service asked most, and how many were interrupted."""
+    newest = select(func.max(audit.c.seq)).where(audit.c.tenant == record.tenant).scalar_subquery()
+    calls = (
+        select(audit.c.service, func.count().label("calls"), func.min(audit.c.at).label("since"))
+        .where(
+            audit.c.tenant == record.tenant,
+            audit.c.seq > newest - LATELY_ROWS,
+            audit.c.kind == "answer",
+            audit.c.hook == "order-sign",
+            audit.c.at > record.at - LATELY,
+        )
+        .group_by(audit.c.service)
+    )
+    rows = conn.execute(calls).all()
+    if not rows:
+        return known
+    interrupting = (
+        select(func.count())
+        .select_from(cards_shown)
+        .join(audit, audit.c.id == cards_shown.c.audit_id)
+        .where(
+            cards_shown.c.tenant == record.tenant,
+            cards_shown.c.shadow.is_(False),
+            cards_shown.c.indicator != "info",
+            cards_shown.c.shown_at >= min(row.since for row in rows),
+            cards_shown.c.card.not_in([card.card for card in record.cards]),
+            audit.c.hook.in_(ORDER_HOOKS),
+        )
+    )
+    orders = max(row.calls for row in rows)
+    return structs.replace(known, orders=orders, order_interruptions=conn.execute(interrupting).scalar_one())

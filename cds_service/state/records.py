@@ -206,10 +206,14 @@ class Crowd(msgspec.Struct, frozen=True):
     """What a user has on the screen, and has been interrupted by.
 
     interruptions  warning and critical cards of the last week
+    orders, order_interruptions  what the whole site signed lately, and its warning and critical cards about orders;
+        known only for a warning about an order
     """
 
     rivals: tuple[Rival, ...] = ()
     interruptions: int = 0
+    orders: int = 0
+    order_interruptions: int = 0
 
 
 Settle = Callable[[AnswerRecord, Crowd], AnswerRecord]

@@ -212,6 +212,22 @@ def test_the_ninth_interruption_of_a_week_is_shown_without_interrupting_and_a_cr
     assert make_room(record("critical"), Crowd(interruptions=80)).cards[0].indicator == "critical"
 
 
+@pytest.mark.parametrize(("orders", "allowed"), [(0, 5), (1_000, 5), (1_199, 5), (1_200, 6), (10_000, 50)])
+def test_of_a_thousand_orders_five_are_interrupted_and_a_sixth_warning_is_shown_as_info(
+    orders: int, allowed: int
+) -> None:
+    """CLINICAL.md 2.2: interruptive cards on at most 0.5 % of all orders seen, enforced in code."""
+
+    def after(interruptions: int) -> Crowd:
+        return Crowd(orders=orders, order_interruptions=interruptions)
+
+    assert make_room(record("warning"), after(allowed - 1)).cards[0].indicator == "warning"
+    lowered = make_room(record("warning"), after(allowed))
+    assert lowered.cards[0].indicator == "info"
+    assert lowered.decisions == (Decision("CX-02", "fired", "five per thousand orders", tier="info"),)
+    assert make_room(record("critical"), after(10 * allowed)).cards[0].indicator == "critical"
+
+
 def test_a_card_in_shadow_takes_no_room_and_is_never_capped() -> None:
     assert make_room(record(shadow=True), beside("warning", "warning")).cards
 

@@ -197,12 +197,26 @@ def test_the_ninth_interruption_of_a_week_comes_as_info(ward: Make) -> None:
     tiers = []
     for n in range(9):
         w.wait(hours=1)
-        (card,) = w.cards("one", patient=f"p{n}")
+        (card,) = w.cards("one", "patient-view", patient=f"p{n}")
         tiers.append(card["indicator"])
     assert tiers == ["warning"] * 8 + ["info"]
     assert w.cards("three")[0]["indicator"] == "critical"
     w.wait(days=8)
     assert w.cards("one", patient="p99")[0]["indicator"] == "warning"
+
+
+def test_a_sixth_order_interrupted_in_a_young_site_comes_as_info_whoever_signs_and_is_reported(ward: Make) -> None:
+    w = ward()
+    tiers = []
+    for n in range(6):
+        w.wait(hours=1)
+        tiers.append(w.cards("one", patient=f"p{n}", user=f"Practitioner/u{n}")[0]["indicator"])
+    assert tiers == ["warning"] * 5 + ["info"]
+    assert w.cards("one", "order-sign", patient="p4", user="Practitioner/u4")[0]["indicator"] == "warning"
+    assert w.cards("one", "patient-view", patient="p8")[0]["indicator"] == "warning"
+    assert w.cards("three", patient="p7")[0]["indicator"] == "critical"
+    w.wait(days=29)
+    assert w.cards("one", patient="p9")[0]["indicator"] == "warning"
 
 
 def test_without_economy_every_card_is_shown_every_time_and_still_recorded(ward: Make) -> None:
