@@ -37,6 +37,7 @@ GROUPS: Mapping[str, tuple[tuple[str, ...], Mount]] = {
         ("audit", "feedback", "retention", "state", "backup", "restore", "erase"),
         lambda app, module: module.mount(app),
     ),
+    "register": (("register",), _commands(register="register")),
     "clients": (("clients",), lambda app, module: app.add_typer(module.clients_app, name="clients")),
     "switch": (("switch", "switches"), _commands(switch="switch", switches="switches")),
     "admin": (("admin",), lambda app, module: app.add_typer(module.admin_app, name="admin")),

@@ -23,6 +23,7 @@ from cds_service.pages.console_audit import add_audit
 from cds_service.pages.console_feedback import add_feedback
 from cds_service.pages.console_models import add_models
 from cds_service.pages.console_oidc import add_oidc
+from cds_service.pages.console_onboarding import add_onboarding
 from cds_service.pages.console_page import Console, admin
 from cds_service.pages.console_running import add_running
 from cds_service.pages.console_services import add_services
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 OPEN = frozenset({"console.static", "console.login", "console.enter", "console.oidc", "console.oidc_callback"})
 """What can be asked for without a session."""
-READING = frozenset({"console.leave", "console.search"})
+READING = frozenset({"console.leave", "console.search", "console.onboarding_token"})
 """Forms that change nothing an EHR can notice: the role `view` may send them."""
 PASSWORD_WRONG = "Name or password is wrong, or the account is locked: after five failures it stays so for 15 minutes."  # noqa: S105
 
@@ -108,6 +109,7 @@ def console_blueprint(house: House) -> Blueprint:
     add_sources(blueprint, console)
     add_models(blueprint, console)
     add_running(blueprint, console)
+    add_onboarding(blueprint, console)
     add_audit(blueprint, console)
 
     @blueprint.errorhandler(HTTPException)

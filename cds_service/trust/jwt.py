@@ -11,7 +11,7 @@ import logging
 import re
 from base64 import urlsafe_b64decode
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from cds_service import strict_json
 from cds_service.errors import Unauthorized, Unavailable
 from cds_service.settings import Settings
 from cds_service.trust.clients import Client, Clients
-from cds_service.trust.keys import TOKEN_BYTES, KeySets, KeysUnavailable, signed_by
+from cds_service.trust.keys import TOKEN_BYTES, KeySets, KeysUnavailable, VerifyingKey, signed_by
 from cds_service.trust.replay import ReplayStore, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,29 @@ class Verifier:
         except StoreUnavailable:
             raise Unavailable("whether this token was used before cannot be read", retry_after_s=5) from None
 
+    def explain(
+        self, token: str, url_path: str, now: datetime, keys: Sequence[VerifyingKey] | None = None
+    ) -> tuple[Client | None, Refusal | None]:
+        """Whose token it is and why it would be refused, for an administrator; it is not burnt.
+
+        keys  instead of those the client publishes, for a token that was signed to try. Raises KeysUnavailable.
+        """
+        try:
+            client, _, _ = self._examined(f"Bearer {token.strip()}", url_path, now.timestamp(), keys)
+        except _Refused as refused:
+            return refused.client, refused.reason
+        return client, None
+
     def _verify(self, authorization: str, url_path: str, now: float) -> Client:
+        client, jti, until = self._examined(authorization, url_path, now)
+        if not self._seen.burn(client.issuer, jti, until, now):
+            raise _Refused("replay", client)
+        return client
+
+    def _examined(
+        self, authorization: str, url_path: str, now: float, keys: Sequence[VerifyingKey] | None = None
+    ) -> tuple[Client, str, float]:
+        """The client, the token's jti, and until when that must be remembered. Raises _Refused."""
         match = _BEARER.fullmatch(authorization.strip())
         if match is None or len(authorization) > TOKEN_BYTES:
             raise _Refused("no-token")
@@ -108,20 +130,16 @@ class Verifier:
         jti = claims.get("jti")
         if not isinstance(jti, str) or not 0 < len(jti) <= 512:
             raise _Refused("jti", client)
-        self._check_signature(".".join(match.groups()), header, client)
-        if not self._seen.burn(client.issuer, jti, until, now):
-            raise _Refused("replay", client)
-        return client
+        known = keys if keys is not None else self.keys.find(client, header["kid"])
+        if not signed_by(".".join(match.groups()), header, known):
+            raise _Refused("signature", client)
+        return client, jti, until
 
     def _check_audience(self, audience: Any, url_path: str, client: Client) -> None:
         """The URL of this very endpoint as the caller knows it, never as the Host header has it."""
         named = audience if isinstance(audience, list) else [audience]
         if f"{(client.audience or self._base_url).rstrip('/')}{url_path}" not in named:
             raise _Refused("audience", client)
-
-    def _check_signature(self, token: str, header: Mapping[str, Any], client: Client) -> None:
-        if not signed_by(token, header, self.keys.find(client, header["kid"])):
-            raise _Refused("signature", client)
 
 
 def _decode(segment: str) -> dict[str, Any]:

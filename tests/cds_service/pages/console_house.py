@@ -82,8 +82,18 @@ class Visitor(requests.Session):
 
 
 @contextmanager
-def console_house(folder: Path, *, admins: bool = True, **settings: Any) -> Iterator[ConsoleHouse]:
+def console_house(
+    folder: Path,
+    *,
+    admins: bool = True,
+    clients: Clients | None = Clients(),  # noqa: B008 - never changed
+    clients_file: Path | None = None,
+    **settings: Any,
+) -> Iterator[ConsoleHouse]:
+    """`clients` None reads them from the file, as it is at every call."""
     clock = Clock()
+    if clients_file is not None:
+        settings["clients"] = clients_file
     given = Settings(jwt="off", state_dir=folder / "state", **({"profile": "research_imaging"} | settings))
     if admins:
         accounts = Accounts(given.state_dir)
@@ -91,7 +101,7 @@ def console_house(folder: Path, *, admins: bool = True, **settings: Any) -> Iter
             accounts.add(name, role, password, datetime(2026, 3, 1, tzinfo=UTC))
         accounts.close()
     services = load_services(SERVICES, given.profile)
-    app = create_app(given, services=services, clients=Clients(), clock=clock)
+    app = create_app(given, services=services, clients=clients, clock=clock)
     with served(app, settings.get("port", 0)) as base:
         try:
             yield ConsoleHouse(base, app, clock, given.state_dir)
