@@ -104,12 +104,15 @@ def _why_no_film(case: Case) -> str:
         return "not used: image analysis is switched off here"
     if case.record.images:
         return "not used"
+    return refused_film(case) or ("none readable" if case.record.studies else "none found")
+
+
+def refused_film(case: Case) -> str:
+    """Why a film that came is not believed to be the one asked for; empty where none was refused for that."""
     refused = {gap.code for gap in case.record.gaps if gap.subject == "film"}
     if "other-patient" in refused:
-        return "refused: it came with another patient's name"
-    if "wrong-image" in refused:
-        return "refused: not the film that was asked for"
-    return "none readable" if case.record.studies else "none found"
+        return "refused: it came as another patient's"
+    return "refused: not the film that was asked for" if "wrong-image" in refused else ""
 
 
 def drivers(estimate: Estimate) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cds_service.advice.chest_films import read_films, read_findings
-from cds_service.advice.estimates import RESEARCH, TRAINED_ON
+from cds_service.advice.estimates import RESEARCH, TRAINED_ON, refused_film
 from cds_service.advice.packs import care
-from cds_service.advice.writing import day, probability
+from cds_service.advice.writing import day, missing_evidence, probability
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
 
 ADULT = 18
+FILMS = "chest films for the model"
 
 
 def change_line(case: Case) -> str:
@@ -38,3 +39,11 @@ def change_line(case: Case) -> str:
         f"Model {assessment.model} ({TRAINED_ON[assessment.tier]}), films {day(films.prior.at)} and "
         f"{day(films.newest.at)}: {said} {before} to {now}. Model estimate, not a diagnosis. {RESEARCH}"
     )
+
+
+def films_not_compared(case: Case) -> tuple[str, ...]:
+    """`chest films for the model (did not arrive in time)`: why the archive gave no comparison."""
+    refused = refused_film(case)
+    if refused:
+        return (f"{FILMS} ({refused})",)
+    return missing_evidence([s for s in case.shortfalls if s.key == "films"], {"films": FILMS})

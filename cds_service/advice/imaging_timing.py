@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cds_service.advice import drafts
 from cds_service.advice.duplicate_orders import EVIDENCE, MOST_REMOVED, REASONS, duplicate_card, order_name
-from cds_service.advice.film_change import change_line
+from cds_service.advice.film_change import change_line, films_not_compared
 from cds_service.advice.gate import closed
 from cds_service.advice.nodule_follow_up import early_card, overdue_card
 from cds_service.advice.packs import care
@@ -111,7 +111,11 @@ def _repeat_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
         if actions:
             label = f"Remove the order: {order_name(repeat.draft)}"
             suggestions.append(Suggestion(label, actions, is_recommended=firm))
-    model = change_line(case) if first.prior.imaging.duplicate_group == "cxr" else ""
+    unknown = [*first.since.unknown, *missing_evidence(case.shortfalls, EVIDENCE)]
+    model = ""
+    if first.prior.imaging.duplicate_group == "cxr":
+        model = change_line(case)
+        unknown += films_not_compared(case)
     return card(
         case.service,
         "TM-01",
@@ -124,7 +128,7 @@ def _repeat_card(case: Case, ordered: tuple[Order, ...]) -> Card | None:
             why=_quote(first.prior),
             facts=[fact for repeat in found for fact in _repeat_facts(case, repeat)],
             advice=_repeat_advice(first),
-            unknown=(*first.since.unknown, *missing_evidence(case.shortfalls, EVIDENCE)),
+            unknown=unknown,
             model=model,
             rule=rule_line(case.service, "TM-01"),
         ),

@@ -45,12 +45,14 @@ def running_house(
     dicomweb: list[str],
     engines: Mapping[str, Assessor],
     clock: datetime,
+    model: str | None = None,
     **settings: Any,
 ) -> Iterator[Ehr]:
     """Serve the manifests of this repository on loopback, callers checked; yields an EHR that is registered there.
 
     The house and its EHR both live at the moment `clock`, and every card is shown every time unless the settings say
     otherwise, so that two calls differ in nothing but their uuids. Films are not fetched ahead unless they say so.
+    `model` takes the place of those the manifests name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     asked = Settings(
@@ -65,7 +67,7 @@ def running_house(
     with Server(asked) as server:
         chosen = server.settings
         write_clients(folder, server.url, fhir_base, dicomweb)
-        services = load_services(chosen.manifests / "services", chosen.profile)
+        services = load_services(chosen.manifests / "services", chosen.profile, model=model)
         app = create_app(chosen, services=services, engines=engines, clock=lambda: clock)
         thread = threading.Thread(target=server.run, args=(app,), name="cds-service", daemon=True)
         thread.start()
