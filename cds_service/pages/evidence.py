@@ -36,14 +36,14 @@ MOST_PLOTS, MOST_SINGLES = 12, 24
 STATUS: dict[Reason, int] = {"unknown": 404, "opened": 410, "expired": 410}
 LONG_HISTORY = 30
 
-_DATE = re.compile(r"(\d{4}-\d{2}-\d{2}(?: \d{2}:\d{2})?)")
+_TOGETHER = re.compile(r"(\d{4}-\d{2}-\d{2}(?: \d{2}:\d{2})?|\(\d+ (?:min|h|d) before\))")
 
 
 def dated(text: str) -> Markup:
-    """The text with each date held together: one broken at its hyphens is hard to read in a narrow column."""
+    """The text with each date and each age held together: one broken in two is hard to read in a narrow column."""
     held = Markup('<span class="nowrap">{}</span>')
     return Markup("").join(
-        held.format(part) if number % 2 else escape(part) for number, part in enumerate(_DATE.split(text))
+        held.format(part) if number % 2 else escape(part) for number, part in enumerate(_TOGETHER.split(text))
     )
 
 

@@ -9,10 +9,12 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from evidence_house import case_of, with_record
+from evidence_house import Evidence, advised, case_of, with_record
 from vignettes import Answers, Chart, concept, encounter, film, patient
 
 from cds_service.consult import Case
+from cds_service.pages.collect import collect
+from cds_service.pages.films import encode
 from models.contract import Anatomy, Change, FilmReading, Place, Structure, Zone
 
 SIZE = 192
@@ -76,3 +78,11 @@ def final_report() -> dict[str, Any]:
         "imagingStudy": [{"reference": "ImagingStudy/study1"}],
         "conclusion": "Small right pleural effusion.",
     }
+
+
+def read_film(house: Evidence) -> str:
+    """A link to the evidence of a film of 600 x 400 pixels that was read, beside one of three days before."""
+    case = read_case()
+    pictures = [(image.sop_uid, encode(image.pixels)) for image in case.record.images]
+    snapshot = collect(case, advised(case), None, pictures)
+    return house.keep(snapshot, [picture.data for _, picture in pictures])

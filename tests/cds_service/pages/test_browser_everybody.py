@@ -15,6 +15,7 @@ from contrast import NAME as CONTRAST
 from contrast import chart as contrast_chart
 from evidence_house import Evidence, advised, case_of, parts
 from playwright.sync_api import Browser
+from read_films import read_film
 from vignettes import condition
 
 from cds_service.markdown import plain_text
@@ -22,17 +23,22 @@ from fhir_mappers.record import Image, Source
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["rule", "film"])
+@pytest.mark.parametrize("kind", ["rule", "film", "read film"])
 def test_nothing_bars_anyone_and_nothing_overflows_at_any_width(
     house: Evidence, browser: Browser, scheme: Any, kind: str
 ) -> None:
     if not AXE.exists():
         pytest.skip("axe-core is not installed: make node-packages")
-    link = film_link(house) if kind == "film" else house.link(contrast_chart(LOW, STEADY, METFORMIN))
+    if kind == "rule":
+        link = house.link(contrast_chart(LOW, STEADY, METFORMIN))
+    else:
+        link = film_link(house) if kind == "film" else read_film(house)
     with watched(browser, color_scheme=scheme, bypass_csp=True) as found:
         page = found.open(link)
-        if kind == "film":
+        if kind != "rule":
             ready(page)
+        for button in page.locator(".shows [data-shows]").all():
+            button.click()
         page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
         page.add_script_tag(path=str(AXE))
         for width in WIDTHS:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 from browsing import Watched, film_link, ready
-from evidence_house import Evidence, advised
+from evidence_house import Evidence
 from playwright.sync_api import Page
-from read_films import read_case
-
-from cds_service.pages.collect import collect
-from cds_service.pages.films import encode
+from read_films import read_film
 
 EDGES = """path => {
   const box = path.getBBox(), to = path.getScreenCTM();
@@ -166,11 +163,3 @@ def test_the_report_says_what_was_found_where_and_shows_it_on_the_film(house: Ev
     assert page.locator('.shape[data-shape="heat.effusion"]').is_visible()
     assert page.locator('.shows [data-shows="heat.effusion"]').get_attribute("aria-pressed") == "true"
     assert "Cardiothoracic ratio 0.56" in section.inner_text()
-
-
-def read_film(house: Evidence) -> str:
-    """A link to the evidence of a film of 600 x 400 pixels that was read, beside one of three days before."""
-    case = read_case()
-    pictures = [(image.sop_uid, encode(image.pixels)) for image in case.record.images]
-    snapshot = collect(case, advised(case), None, pictures)
-    return house.keep(snapshot, [picture.data for _, picture in pictures])
