@@ -230,14 +230,15 @@ def _add_routes(app: Flask, house: House) -> None:
             return Response(to_json(entry.nothing()), content_type="application/json")
         with house.admission.call(_tenant(client), hook.hook, deadline), entry.part(client.name):
             g.taken_on = True
+            engine = _engine(house, service)  # once: a model activated meanwhile answers the next call
             cards = consult(
                 entry.in_force.service,
                 hook,
                 deadline,
                 fhir=house.fetcher.for_request(hook, client),
-                engine=_engine(house, service),
+                engine=engine,
                 means=house.means,
-                kept=house.ahead.of_call(client, hook, service.model) if house.ahead is not None else None,
+                kept=house.ahead.of_call(client, hook, engine) if house.ahead is not None else None,
                 profile=house.settings.profile,
                 base_url=house.settings.base_url,
                 settle=entry.settle,

@@ -271,6 +271,9 @@ class FilmEncoder(Protocol):
     """An engine that can encode a film when it arrives, so that an order need not wait for its pixels."""
 
     @property
+    def spec(self) -> InputSpec: ...
+
+    @property
     def encoder(self) -> str:
         """`EncodedFilm.encoder` of what it makes and takes; empty for a model that reads no films."""
         ...

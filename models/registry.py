@@ -82,7 +82,7 @@ class Registry:
     def versions(self) -> tuple[Version, ...]:
         """Every version whose card can be read, by name, the shipped one first, then as they were added."""
         shipped = [p.parent for p in self.models.glob(f"*/{CARD}") if not is_film_reader(p.parent)]
-        added = [p.parent for p in (self.models / VERSIONS).glob(f"*/[0-9a-f]*/{CARD}")]
+        added = [p.parent for p in (self.models / VERSIONS).glob(f"[!.]*/*/{CARD}")]
         found = [(f, True) for f in sorted(shipped)] + [(f, False) for f in sorted(added, key=_added)]
         read: list[Version] = []
         for folder, is_shipped in found:

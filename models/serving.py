@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from models.answers import Answerer
 from models.card import Card, TargetCard
-from models.checkpoint import CARD, load_checkpoint
+from models.checkpoint import CARD, Stored, load_checkpoint
 from models.contract import (
     Assessment,
     EncodedFilm,
@@ -102,12 +102,24 @@ class Engine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
+        return cls.of(load_checkpoint(folder), folder.parent, device=device, queue=queue, micro_batch=micro_batch)
+
+    @classmethod
+    def of(
+        cls,
+        stored: Stored,
+        models: Path,
+        *,
+        device: str | None = None,
+        queue: int = QUEUE,
+        micro_batch: int = MICRO_BATCH,
+    ) -> Engine:
+        """An engine from a checkpoint in memory; the networks that read its films are looked for under `models`."""
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # The imaging networks lie beside the models they serve; without them a film has findings and no reading.
-        beside = folder.parent / FILM_READER
+        beside = models / FILM_READER
         reader = load_film_reader(beside, device=chosen) if (beside / CARD).is_file() else None
-        answerer = Answerer(load_checkpoint(folder), device=chosen, reader=reader)
-        return cls(answerer, queue=queue, micro_batch=micro_batch)
+        return cls(Answerer(stored, device=chosen, reader=reader), queue=queue, micro_batch=micro_batch)
 
     @property
     def card(self) -> Card:

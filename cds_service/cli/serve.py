@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -17,6 +16,8 @@ from cds_service.readiness import warnings
 from cds_service.server import serve as serve_app
 from cds_service.settings import Settings
 from models.backbones.manifest import accept_licences
+from models.registry import Registry
+from models.rollout import ServedModels
 from models.serving import Engine
 
 
@@ -40,11 +41,16 @@ def serve(
     )
     for warning in warnings(settings):
         Console(stderr=True).print(f"[bold yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
-    serve_app(create_app(settings, services=services, engines=engines), settings)
+    app = create_app(settings, services=services, engines=engines)
+    with engines.following(app.extensions["ordersight"].state.active_models):
+        serve_app(app, settings)
 
 
-def load_engines(services: Services, settings: Settings) -> Mapping[str, Engine]:
-    """Load and warm the model of every service that has one. Raises CommandError for one that is not there."""
+def load_engines(services: Services, settings: Settings) -> ServedModels:
+    """Load and warm the model of every service that has one. Raises CommandError for one that is not there.
+
+    These are the shipped ones, until they follow what was activated.
+    """
     accept_licences(settings.accepted_licences)
     engines: dict[str, Engine] = {}
     for name in services.models():
@@ -56,4 +62,4 @@ def load_engines(services: Services, settings: Settings) -> Mapping[str, Engine]
                 "or name another one in the manifest"
             )
         engines[name] = Engine.load(folder)
-    return engines
+    return ServedModels(Registry(settings.models), engines)

@@ -52,7 +52,7 @@ def watch(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    with open_state(settings) as state:
+    with open_state(settings) as state, engines.following(state.active_models):
         ahead = open_ahead(settings, state, clients, fetcher, decoders, engines, _now, workers=0)
         poller = Poller(ahead, state.films, clients, fetcher, BackendTokens(Directory(fetcher.transport)), _now)
         try:

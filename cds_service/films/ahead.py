@@ -100,12 +100,12 @@ class Ahead:
 
     # Wishes -----------------------------------------------------------------------------------------------------
 
-    def of_call(self, client: Client, hook: HookRequest, model: str | None) -> OfOneCall | None:
-        """The kept films of a call's patient for the model that answers it; None where it reads none."""
-        engine = self._encoding.engines.get(model or "")
-        if engine is None:
+    def of_call(self, client: Client, hook: HookRequest, engine: Assessor | None) -> OfOneCall | None:
+        """The kept films of a call's patient for the engine that answers it; None where it reads none."""
+        encoder: str = getattr(engine, "encoder", "")
+        if not encoder:
             return None
-        return self.cache.of(tenant_of(client), hook.context.patient_id, engine.encoder, hook.received_at)
+        return self.cache.of(tenant_of(client), hook.context.patient_id, encoder, hook.received_at)
 
     def after(self, hook: HookRequest, client: Client, missing: Sequence[Shortfall] = ()) -> None:
         """An answer is made: its patient's films may be wanted soon, or were and could not be had in time.

@@ -81,7 +81,7 @@ class Encoding:
         tokens: BackendTokens | None,
     ) -> None:
         self.cache = cache
-        self.engines = {n: e for n, e in engines.items() if isinstance(e, FilmEncoder) and e.encoder}
+        self._models = engines
         self._clients = clients
         self._fetcher = fetcher
         self._decoders = decoders
@@ -89,6 +89,11 @@ class Encoding:
         self._tokens = tokens
         self._lock = threading.Lock()
         self._reading: dict[int, Reads] = {}
+
+    @property
+    def engines(self) -> dict[str, FilmEncoder]:
+        """Those that read films and answer now: another may be activated at any time."""
+        return {n: e for n, e in self._models.items() if isinstance(e, FilmEncoder) and e.encoder}
 
     def abandon(self) -> None:
         """End every read under way."""

@@ -265,12 +265,14 @@ class Store:
         return self._reader.study(switching.history)
 
     def activate_model(self, name: str, digest: str, *, who: str, why: str) -> None:
-        """Make `digest` the model that answers under `name`; going back is activating the earlier one."""
         at = now_utc()
         self._writer.run(lambda conn: switching.activate_model(conn, name, digest, who=who, why=why, at=at), WAIT_S, "")
 
     def active_models(self) -> dict[str, str]:
         return self._reader.study(switching.active_models)
+
+    def model_history(self) -> tuple[switching.ModelWord, ...]:
+        return self._reader.study(switching.model_history)
 
     # Reports and care -----------------------------------------------------------------------------------------------
 

@@ -73,6 +73,17 @@ class Switches:
         return merged
 
 
+class ModelWord(msgspec.Struct, frozen=True):
+    """Somebody's word that these weights answer under this name, from then on."""
+
+    seq: int
+    name: str
+    digest: str
+    who: str
+    why: str
+    at: datetime
+
+
 def version(conn: Connection) -> int:
     return conn.execute(select(func.max(switches.c.seq))).scalar() or 0
 
@@ -148,3 +159,9 @@ def active_models(conn: Connection) -> dict[str, str]:
     newest = select(func.max(models_active.c.seq)).group_by(models_active.c.name)
     found = conn.execute(select(models_active.c.name, models_active.c.digest).where(models_active.c.seq.in_(newest)))
     return {row.name: row.digest for row in found}
+
+
+def model_history(conn: Connection) -> tuple[ModelWord, ...]:
+    """Every activation, oldest first."""
+    found = conn.execute(select(models_active).order_by(models_active.c.seq)).mappings()
+    return tuple(msgspec.convert(as_dict(row), ModelWord) for row in found)
