@@ -183,6 +183,11 @@ def replay(n: int, seed: int) -> dict[str, Any]:
             interrupted[order.kind] += any(tier != "info" for tier in tiers)
             told[order.kind] += bool(tiers)
         known = app.extensions["ordersight"]
+        lowered = sum(
+            decision["cause"] == "five per thousand orders"
+            for line in known.state.export_audit()
+            for decision in json.loads(json.loads(line)["decisions"])
+        )
         report = known.state.feedback_report(START, START + timedelta(days=DAYS + 1))
         known.close()
     took_s = time.monotonic() - began
@@ -192,6 +197,7 @@ def replay(n: int, seed: int) -> dict[str, Any]:
         "seconds": round(took_s),
         "by_kind": {k: {"orders": asked[k], "interrupted": interrupted[k], "any_card": told[k]} for k in sorted(asked)},
         "interrupted": sum(interrupted.values()),
+        "lowered": lowered,
         "rate": sum(interrupted.values()) / n,
         "budget": BUDGET,
         "service_calls": report.calls.get("order-sign", 0),
@@ -225,7 +231,8 @@ def page(found: Mapping[str, Any]) -> str:
         "# Interruptions of generated orders",
         "",
         f"{found['interrupted']} of {n:,} signed orders brought a warning or critical card: {found['rate']:.2%}, "
-        f"{verdict} the budget of {found['budget']:.1%} of all orders.",
+        f"{verdict} the budget of {found['budget']:.1%} of all orders. {found['lowered']} more warnings were over the "
+        "budget and shown as info.",
         "",
         "| order | signed | interrupted | any card |",
         "|---|---:|---:|---:|",
@@ -252,8 +259,8 @@ CAVEATS = (
     "from the table of those that some rule is about, so that the five whose label or agency asks for a gene test",
     "before the first dose (fluorouracil, capecitabine, abacavir, rasburicase, pegloticase) are one order in a",
     "hundred here, and none of their patients has been tested. The figures show which rules speak, that repeats",
-    "are held back and that silence is the default. What the rate is in a hospital, shadow mode in that hospital",
-    "tells.",
+    "are held back, that silence is the default and that the budget holds in code; critical cards pass it and",
+    "count. What the rate is in a hospital, shadow mode in that hospital tells.",
 )
 
 

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import interruptions  # noqa: E402
 import mapping  # noqa: E402
 import protocol  # noqa: E402
 import rig  # noqa: E402
@@ -112,3 +113,15 @@ def test_each_benchmark_is_one_command(script: str) -> None:
 def test_results_say_when_where_and_with_what(tmp_path: Path) -> None:
     written = json.loads(rig.save("x", {"results": [1]}, ("ordersight",), tmp_path / "x.json").read_text())
     assert {"date", "commit", "cpu", "cores", "load_after", "python", "versions", "results"} <= set(written)
+
+
+def test_of_two_hundred_generated_orders_no_more_are_interrupted_than_a_thousand_would_allow() -> None:
+    """CLINICAL.md 2.2: 0.5 % of all orders. The full run of 2,000 is in benchmarks/results."""
+    found = interruptions.replay(200, 20260302)
+    assert sum(kind["orders"] for kind in found["by_kind"].values()) == 200
+    assert 0 < sum(kind["any_card"] for kind in found["by_kind"].values()) < 40
+    assert found["interrupted"] <= 5
+    assert found["by_kind"]["laboratory"]["any_card"] == 0
+    said = interruptions.page({**found, "silent_rules": []})
+    assert f"{found['interrupted']} of 200 signed orders brought a warning or critical card" in said
+    assert "budget of 0.5%" in said
