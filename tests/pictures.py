@@ -22,10 +22,22 @@ from cds_service.logs import configure_logging
 from cds_service.pages.console_accounts import Accounts
 
 WIDE, PANE, PHONE = (1440, 1160), (1024, 1160), (390, 844)
-TALLEST = 2600
+TALLEST = 1700
 """Pixels of a page that a picture shows at most."""
 PASSWORD = "only for the pictures"
 WAIT_MS = 30_000
+CONSOLE = {
+    "": "",
+    "-service": "/services/imaging-safety",
+    "-feedback": "/feedback",
+    "-running": "/running",
+    "-models": "/models",
+    "-onboarding": "/onboarding",
+    "-sheet": "/onboarding/sheet/epic",
+    "-sources": "/source-attributes/deterioration",
+    "-audit": "/audit",
+}
+"""Name of a picture -> page of the console."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Studio:
 
 
 def take(studio: Studio) -> None:
-    for size in (WIDE, PHONE):
+    for size in (WIDE, PANE, PHONE):
         with studio.page(size) as page:
             page.goto(f"{studio.base}/demo/")
             studio.keep(f"worklist-{size[0]}", page)
@@ -85,15 +97,30 @@ def take(studio: Studio) -> None:
         order(page, studio.base)
         page.locator("#orders-title").scroll_into_view_if_needed()
         studio.keep("order-390", page.locator("aside.orders"))
-    with studio.page(WIDE) as page:
-        page.goto(f"{studio.base}/admin/login")
-        page.fill("[name=name]", "admin")
-        page.fill("[name=password]", PASSWORD)
-        page.press("[name=password]", "Enter")
-        page.wait_for_url(lambda url: "login" not in url)
-        studio.keep("console-1440", page)
-        page.goto(f"{studio.base}/admin/feedback")
-        studio.keep("console-feedback-1440", page)
+    for size in (WIDE, PANE, PHONE):
+        with studio.page(size) as page:
+            console(studio, page, size[0])
+
+
+def console(studio: Studio, page: Page, width: int) -> None:
+    page.goto(f"{studio.base}/admin/login")
+    studio.keep(f"console-login-{width}", page)
+    page.fill("[name=name]", "admin")
+    page.fill("[name=password]", PASSWORD)
+    page.press("[name=password]", "Enter")
+    page.wait_for_url(lambda url: "login" not in url)
+    for name, path in CONSOLE.items():
+        page.goto(f"{studio.base}/admin{path}")
+        if name == "-audit":
+            page.fill("[name=why]", "A picture for the documentation")
+            page.press("[name=why]", "Enter")
+            page.wait_for_selector("#found")
+        if name == "-onboarding":
+            page.fill("form[action$='/check'] [name=patient]", "demo-alder")
+            page.fill("form[action$='/check'] [name=why]", "A picture for the documentation")
+            page.press("form[action$='/check'] [name=why]", "Enter")
+            page.wait_for_selector("#checked")
+        studio.keep(f"console{name}-{width}", page, whole=True)
 
 
 def chart(page: Page, base: str, patient: str) -> None:

@@ -1,4 +1,4 @@
-"""The models under the models' folder as their cards tell of them."""
+"""The models as their cards tell of them, their versions, and which one answers: activated and rolled back here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import logging
 from functools import lru_cache
 from pathlib import Path
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import BadRequest
+from werkzeug.wrappers import Response as AnyResponse
 
-from cds_service.pages.console_page import Console
+from cds_service.pages.console_page import Console, admin, reason
 from models.card import Card
 from models.checkpoint import CheckpointError, read_card
 from models.film_reader import is_film_reader
+from models.registry import Registry, Version, verify
 
 log = logging.getLogger(__name__)
 FILE = "model.json"
@@ -19,6 +22,41 @@ FILE = "model.json"
 
 def add_models(blueprint: Blueprint, console: Console) -> None:
     house = console.house
+
+    registry = Registry(house.settings.models)
+
+    def versions() -> dict[str, list[tuple[Version, bool, bool]]]:
+        """By name, each version, whether it is said to answer, and whether it did before."""
+        said: dict[str, list[str]] = {}
+        for word in house.state.model_history():
+            said.setdefault(word.name, []).append(word.digest)
+        found: dict[str, list[tuple[Version, bool, bool]]] = {}
+        try:
+            known = registry.versions()
+        except CheckpointError:
+            return {}
+        for version in known:
+            spoken = said.get(version.name, [])
+            answers = version.digest == spoken[-1] if spoken else version.shipped
+            before = next((digest for digest in reversed(spoken) if digest != spoken[-1]), None)
+            earlier = version.digest == before if before else version.shipped and bool(spoken) and not answers
+            found.setdefault(version.name, []).append((version, answers, earlier))
+        return found
+
+    @blueprint.post("/models/activate")
+    def activate() -> AnyResponse:
+        """A version answers from here on, in every process within ten seconds; going back is the same word."""
+        why = reason()
+        try:
+            version = registry.with_digest(request.form.get("name", ""), request.form.get("digest", ""))
+            verify(version)
+        except CheckpointError:
+            log.warning("a version that was to be activated cannot be used", exc_info=True)
+            raise BadRequest(
+                "This version is not there, or does not pass its self-test: nothing was changed."
+            ) from None
+        house.state.activate_model(version.name, version.digest, who=admin().name, why=why)
+        return console.to(f"models#{version.name}")
 
     @blueprint.get("/models")
     def models() -> Response:
@@ -31,7 +69,8 @@ def add_models(blueprint: Blueprint, console: Console) -> None:
             titles={c.name: {t.name: t.title for t in c.spec.targets} for c in cards},
             users=users,
             serving=serving,
-            active=house.state.active_models(),
+            versions=versions(),
+            words=list(reversed(house.state.model_history())),
             missing=sorted(set(house.services.models()) - {c.name for c in cards}),
             limits={c.name: general_limits(c) for c in cards},
             ahead=house.ahead,

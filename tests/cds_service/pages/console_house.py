@@ -86,7 +86,7 @@ def console_house(
     folder: Path,
     *,
     admins: bool = True,
-    clients: Clients | None = Clients(),  # noqa: B008 - never changed
+    clients: Clients | None = Clients(),
     clients_file: Path | None = None,
     **settings: Any,
 ) -> Iterator[ConsoleHouse]:
