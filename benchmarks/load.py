@@ -44,11 +44,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. `status` is 0 where the connection broke; `json` says whether the body was JSON and typed so."""
+    """One answer. `status` is 0 where the connection broke; `json` says whether the body was JSON and typed so.
+
+    at  when the call was sent, by the machine's monotonic clock, which all its processes share; 0.0 where not noted
+    """
 
     status: int
     seconds: float
     json: bool
+    at: float = 0.0
 
 
 class _Caller:
@@ -92,14 +96,13 @@ class _Caller:
             content = await reader.readexactly(int(headers["content-length"]))
         except (OSError, asyncio.IncompleteReadError, KeyError, ValueError):
             self.connection = None
-            return Sample(0, time.perf_counter() - began, False)
+            return Sample(0, time.perf_counter() - began, False, began)
         took = time.perf_counter() - began
         if headers.get("connection", "").lower() == "close":
             writer.close()
             self.connection = None
-        return Sample(
-            int(answer[0].split()[1]), took, headers.get("content-type") == "application/json" and _is_json(content)
-        )
+        typed = headers.get("content-type") == "application/json"
+        return Sample(int(answer[0].split()[1]), took, typed and _is_json(content), began)
 
 
 def _is_json(content: bytes) -> bool:
@@ -145,4 +148,4 @@ def quantile(samples: list[float], share: float) -> float:
 if __name__ == "__main__":
     given = json.load(sys.stdin)
     found = asyncio.run(run(Plan(**given)))
-    json.dump([(s.status, s.seconds, s.json) for s in found], sys.stdout)
+    json.dump([(s.status, s.seconds, s.json, s.at) for s in found], sys.stdout)

@@ -75,7 +75,7 @@ class Admission:
         self._buckets = TokenBuckets(points_per_s, clock)
         self._jitter = jitter
         self._clock = clock
-        self._pace = Pace(clock)
+        self._paces: dict[str, Pace] = {}
         self._lock = threading.Lock()
         self._in_flight: Counter[str] = Counter()
 
@@ -103,22 +103,27 @@ class Admission:
                 self.shed["tenant"] += 1
                 raise Throttled("this client has as many calls under way as it may", self._retry_after(1.0))
             self._in_flight[tenant] += 1
+            pace = self._paces.setdefault(tenant, Pace(self._clock))
         began = self._clock()
         try:
             yield
         finally:
-            self._pace.note(self._clock() - began)
+            pace.note(self._clock() - began)
             with self._lock:
                 self._in_flight[tenant] -= 1
 
     def room_to_wait(self, waiting: int, budget_s: float) -> bool:
         """Whether a call may join `waiting` others and still be answered within its budget.
 
-        Little's law: it waits for those before it, shared among the threads, at the pace of the last half minute.
+        Little's law: it waits for those before it, shared among the threads, at the pace of the last half minute. Whose
+        call it is nobody knows yet, and of several tenants the quickest one's pace is taken: a server of another's that
+        hangs must not have its calls turned away. Who waits too long for that is turned away when its turn comes.
         """
         if waiting >= self.threads:
             return False
-        usual_s = self._pace.mean() or 0.0
+        with self._lock:
+            paces = list(self._paces.values())
+        usual_s = min((mean for pace in paces if (mean := pace.mean()) is not None), default=0.0)
         return usual_s * (waiting + 1) / self.threads + usual_s <= budget_s
 
     def turned_away(self, reason: Reason) -> Unavailable:
