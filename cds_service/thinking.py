@@ -17,19 +17,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 from cds_service.deadline import Deadline, Monotonic
 from cds_service.pace import Pace
-from models.contract import Assessment, Assessor, EngineBusy, EngineTimeout, Estimate, FusionInput
+from models.contract import Assessment, Assessor, Depth, EngineBusy, EngineTimeout, Estimate, FusionInput
 
 log = logging.getLogger(__name__)
 
-Depth = Literal["explained", "ranked", "fused", "late"]
 DEPTHS: tuple[Depth, ...] = ("explained", "ranked", "fused", "late")
-"""How much of an assessment is asked for, most first.
-
-explained  everything
-ranked     without `Estimate.without`: what the answer rested on is not measured
-fused      and without `Assessment.prior`: not compared with the film before, and candidates are not put in order
-late       and without the fusion term: what each modality says alone, added up
-"""
+"""Most first. From `fused` on, candidates are not put in order either."""
 LEFT_OUT: Mapping[Depth, tuple[str, ...]] = {
     "explained": (),
     "ranked": ("explanation",),
@@ -56,7 +49,7 @@ class SteppedAssessor(Protocol):
     """An engine that can do with less: `depths` it can be asked for, besides `explained`, which is what all do."""
 
     @property
-    def depths(self) -> frozenset[str]: ...
+    def depths(self) -> frozenset[Depth]: ...
 
     def assess(
         self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None, depth: Depth = "explained"
@@ -88,7 +81,7 @@ class Thinking:
 
         What has not been tried within the last half minute is taken to fit; its own time-out then shows.
         """
-        offered = engine.depths if isinstance(engine, SteppedAssessor) else frozenset()
+        offered = engine.depths if isinstance(engine, SteppedAssessor) else frozenset[Depth]()
         for depth in DEPTHS:
             usual_s = self._pace(model, depth).high() or 0.0
             if (depth == "explained" or depth in offered) and left_s > 0.0 and usual_s <= left_s:

@@ -19,6 +19,7 @@ from models.contract import (
     MODALITIES,
     SIGNALS,
     Assessment,
+    Depth,
     EncodedFilm,
     Estimate,
     FilmReading,
@@ -101,25 +102,30 @@ class Answerer:
 
     @torch.inference_mode()
     def answer(
-        self, patients: Sequence[tuple[FusionInput, tuple[str, ...]]], *, remember: bool = True
+        self,
+        patients: Sequence[tuple[FusionInput, tuple[str, ...]]],
+        *,
+        remember: bool = True,
+        depth: Depth = "explained",
     ) -> list[Assessment]:
-        """Assess several patients in one pass."""
+        """Assess several patients in one pass, all to the same depth."""
         ready = [self._gated(_finite(inputs), targets, remember) for inputs, targets in patients]
         encoded = self._encode(ready)
-        rows, keep, newest = self._variants(ready)
+        rows, keep, newest = self._variants(ready, depth)
         index = torch.tensor(rows, device=self._device)
         shown = {name: e.rows(index) for name, e in encoded.items()}
         for name, e in list(shown.items()):
             if name in keep:
                 shown[name] = e.masked(torch.tensor(keep[name], device=self._device))
-        logits = self._model.fuse(shown).total.double().cpu().numpy()
+        logits = self._model.fuse(shown, late=depth == "late").total.double().cpu().numpy()
         priors = self._prior_logits(ready, newest)
         found: list[Assessment] = []
         start = 0
         for number, patient in enumerate(ready):
             present = self._present(patient.inputs)
-            mine = logits[start : start + 1 + len(present)]
-            start += 1 + len(present)
+            masked = present if depth == "explained" else ()
+            mine = dict(zip(("", *masked), logits[start : start + 1 + len(masked)], strict=True))
+            start += len(mine)
             found.append(self._assessment(patient, present, mine, priors.get(number)))
         return found
 
@@ -190,18 +196,20 @@ class Answerer:
         """The modalities seen and known to this model, in a fixed order."""
         return tuple(m for m in MODALITIES if m in self._model.encoders and bool(inputs.signals[m].seen.any()))
 
-    def _variants(self, patients: Sequence[_Patient]) -> tuple[list[int], dict[str, list[bool]], list[int]]:
-        """Per patient a row as is and a row without each modality present; which rows keep which modality."""
+    def _variants(
+        self, patients: Sequence[_Patient], depth: Depth
+    ) -> tuple[list[int], dict[str, list[bool]], list[int]]:
+        """Per patient a row as is and, where explained, one without each modality present; which rows keep which."""
         rows: list[int] = []
         keep: dict[str, list[bool]] = {m: [] for m in MODALITIES if m in self._model.encoders}
         two_films: list[int] = []
         for number, patient in enumerate(patients):
             present = self._present(patient.inputs)
-            for masked in (None, *present):
+            for masked in (None, *(present if depth == "explained" else ())):
                 rows.append(number)
                 for m, found in keep.items():
                     found.append(m != masked)
-            if int(patient.inputs.signals["imaging"].seen.sum()) > 1:
+            if depth in ("explained", "ranked") and int(patient.inputs.signals["imaging"].seen.sum()) > 1:
                 two_films.append(number)
         return rows, keep, two_films
 
@@ -234,14 +242,14 @@ class Answerer:
         self,
         patient: _Patient,
         present: tuple[str, ...],
-        logits: NDArray[np.float64],
+        logits: Mapping[str, NDArray[np.float64]],
         prior: NDArray[np.float64] | None,
     ) -> Assessment:
         estimates: dict[str, Estimate] = {}
         before: dict[str, Estimate] = {}
         for column, target in enumerate(self.card.spec.targets):
             if target.name in patient.targets:
-                mine = {masked: float(z[column]) for masked, z in zip(("", *present), logits, strict=True)}
+                mine = {masked: float(z[column]) for masked, z in logits.items()}
                 estimates[target.name] = self._estimate(patient, target, frozenset(present), mine)
                 if prior is not None and "imaging" in target.modalities:
                     before[target.name] = self._estimate(
@@ -287,7 +295,7 @@ class Answerer:
         if reason is not None or found is None:
             return Estimate(target, None, None, {}, rested, reason)
         without: dict[str, float] = {}
-        for masked in sorted(rested):
+        for masked in sorted(rested & logits.keys()):
             other = self.card.calibration.find(target.name, rested - {masked})
             z = logits.get(masked, math.nan)
             if other is not None and math.isfinite(z):

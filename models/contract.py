@@ -244,6 +244,16 @@ class FilmReading:
     digest: str
 
 
+Depth = Literal["explained", "ranked", "fused", "late"]
+"""How much of an assessment is asked for, most first.
+
+explained  everything
+ranked     without `Estimate.without`: what the answer rested on is not measured
+fused      and without `Assessment.prior`: not compared with the film before
+late       and without the fusion term: what each modality says alone, added up
+"""
+
+
 class EngineBusy(RuntimeError):
     """The queue is full: more patients wait than can be answered in time."""
 

@@ -114,8 +114,11 @@ class FusionModel(nn.Module):
                 encoded[name] = on_seen_rows(encoder, batch[name])
         return encoded
 
-    def fuse(self, encoded: dict[str, Encoded]) -> Logits:
-        """From encodings (of `encode`, perhaps with rows repeated and modalities masked) to logits."""
+    def fuse(self, encoded: dict[str, Encoded], *, late: bool = False) -> Logits:
+        """From encodings (of `encode`, perhaps with rows repeated and modalities masked) to logits.
+
+        late: without the fusion term, which then is not worked out.
+        """
         allowed = self.allowed
         assert isinstance(allowed, Tensor)
         parts: dict[str, Tensor] = {}
@@ -125,7 +128,7 @@ class FusionModel(nn.Module):
             said = self.heads[name](e.pooled)
             parts[name] = (said if e.votes is None else said + e.votes) * may * e.seen[:, None]
             total = total + parts[name] + self.absent[name] * may * ~e.seen[:, None]
-        residual = self._residual(encoded, allowed)
+        residual = torch.zeros_like(total) if late else self._residual(encoded, allowed)
         return Logits(total + residual, parts, residual, self.bias)
 
     def _residual(self, encoded: dict[str, Encoded], allowed: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from models.card import Card, TargetCard
 from models.checkpoint import CARD, Stored, load_checkpoint
 from models.contract import (
     Assessment,
+    Depth,
     EncodedFilm,
     EngineBusy,
     EngineTimeout,
@@ -56,6 +57,7 @@ class _Waiting:
     number: int
     inputs: FusionInput = field(compare=False)
     targets: tuple[str, ...] = field(compare=False)
+    depth: Depth = field(compare=False)
     answer: Future[Assessment] = field(compare=False)
 
 
@@ -163,7 +165,14 @@ class Engine:
         """Figures, standing and limits of one target."""
         return self.card.targets[target]
 
-    def assess(self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None) -> Assessment:
+    @property
+    def depths(self) -> frozenset[Depth]:
+        """What may be asked for besides everything."""
+        return frozenset({"ranked", "fused", "late"})
+
+    def assess(
+        self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None, depth: Depth = "explained"
+    ) -> Assessment:
         """Assess one patient within `timeout` seconds; `targets` names those wanted, all by default.
 
         Raises EngineBusy when the queue is full, EngineTimeout when the time ran out, ValueError for a target the
@@ -176,7 +185,7 @@ class Engine:
         self._answerer.check(inputs)
         if timeout <= 0.0:
             raise EngineTimeout("no time was left for the model")
-        waiting = _Waiting(time.monotonic() + timeout, next(self._numbers), inputs, names, Future())
+        waiting = _Waiting(time.monotonic() + timeout, next(self._numbers), inputs, names, depth, Future())
         with self._changed:
             if self._closing or not self._thread.is_alive():
                 raise EngineClosed("the model engine is not running")
@@ -260,10 +269,13 @@ class Engine:
                 self._encode(arrived)
 
     def _take(self) -> list[_Waiting]:
-        """The most urgent, up to a micro-batch; those whose time is over are left behind."""
+        """The most urgent, up to a micro-batch, and as long as the next wants the same depth; those whose time is over
+        are left behind."""
         batch: list[_Waiting] = []
         now = time.monotonic()
         while self._waiting and len(batch) < self._micro_batch:
+            if batch and self._waiting[0].depth != batch[0].depth:
+                break
             waiting = heapq.heappop(self._waiting)
             if waiting.deadline > now and waiting.answer.set_running_or_notify_cancel():
                 batch.append(waiting)
@@ -280,7 +292,7 @@ class Engine:
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:
-            found = self._answerer.answer([(w.inputs, w.targets) for w in batch])
+            found = self._answerer.answer([(w.inputs, w.targets) for w in batch], depth=batch[0].depth)
         except Exception as error:  # noqa: BLE001 - the thread must outlive one bad batch; every caller gets the error
             log.error("the model failed on a batch of %d: %s", len(batch), type(error).__name__)
             if len(batch) > 1:

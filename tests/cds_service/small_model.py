@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cds_service.thinking import DEPTHS, Depth
-from models.contract import Assessment, Estimate, FusionInput, ImageSpec, InputSpec, LabFeature, Target
+from cds_service.thinking import DEPTHS
+from models.contract import Assessment, Depth, Estimate, FusionInput, ImageSpec, InputSpec, LabFeature, Target
 from models.serving import EngineTimeout
 
 TARGET = Target("worse", "worsening", ("labs", "history"), "tests")
@@ -66,7 +66,7 @@ class SteppedModel(WholeModel):
     """An engine that can do with less."""
 
     @property
-    def depths(self) -> frozenset[str]:
+    def depths(self) -> frozenset[Depth]:
         return frozenset(DEPTHS)
 
     def assess(

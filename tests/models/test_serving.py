@@ -17,8 +17,9 @@ import torch
 from models.answers import Answerer
 from models.card import Card
 from models.checkpoint import Stored, load_checkpoint
-from models.contract import MODALITIES, Assessment, FusionInput, Signal, without
+from models.contract import MODALITIES, Assessment, Depth, FusionInput, Signal, collate, without
 from models.data import Shard
+from models.encoders import to_batch
 from models.serving import Engine, EngineBusy, EngineClosed, EngineTimeout
 
 
@@ -31,12 +32,12 @@ class SlowAnswerer(Answerer):
         self.entered = threading.Event()
         self.order: list[float] = []
 
-    def answer(self, patients: Sequence[Any], *, remember: bool = True) -> list[Assessment]:
+    def answer(self, patients: Sequence[Any], *, remember: bool = True, depth: Depth = "explained") -> list[Assessment]:
         if remember:
             self.entered.set()
             assert self.opened.wait(20)
             self.order += [float(inputs.signals["context"].values[0, 0]) for inputs, _ in patients]
-        return super().answer(patients, remember=remember)
+        return super().answer(patients, remember=remember, depth=depth)
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +260,14 @@ def test_one_patient_that_breaks_the_model_breaks_nobody_elses_answer(
     stored: Stored, patients: list[FusionInput]
 ) -> None:
     class Brittle(SlowAnswerer):
-        def answer(self, patients: Sequence[Any], *, remember: bool = True) -> list[Assessment]:
+        def answer(
+            self, patients: Sequence[Any], *, remember: bool = True, depth: Depth = "explained"
+        ) -> list[Assessment]:
             if any(inputs.signals["context"].values[0, 0] == 9.0 for inputs, _ in patients):
                 self.entered.set()
                 self.opened.wait(20)
                 raise RuntimeError("the device is gone")
-            return super().answer(patients, remember=remember)
+            return super().answer(patients, remember=remember, depth=depth)
 
     brittle = Brittle(stored)
     with Engine(brittle) as engine, ThreadPoolExecutor(4) as pool:
@@ -322,3 +325,36 @@ def test_a_loaded_engine_is_warm_and_names_what_it_runs(checkpoint: tuple[Path, 
         assert (engine.name, engine.tier) == ("test@0", "generated")
         assert engine.digest == checkpoint[1].weights.sha256
         assert engine.ready
+
+
+def test_asked_for_less_the_engine_says_the_same_probability_and_leaves_out_what_was_not_asked(
+    engine: Engine, patients: list[FusionInput]
+) -> None:
+    two_films = next(
+        p for p in patients if p.present() == frozenset(MODALITIES) and p.signals["imaging"].seen.sum() > 1
+    )
+    whole = engine.assess(two_films, timeout=20.0)
+    ranked = engine.assess(two_films, timeout=20.0, depth="ranked")
+    fused = engine.assess(two_films, timeout=20.0, depth="fused")
+    assert any(e.without for e in whole.estimates.values())
+    assert whole.prior.keys() == ranked.prior.keys() != set()
+    assert not fused.prior
+    for less in (ranked, fused):
+        for name, estimate in less.estimates.items():
+            assert not estimate.without
+            assert estimate.probability == pytest.approx(whole.estimates[name].probability, abs=1e-5)
+
+
+def test_late_is_the_sum_of_what_each_modality_says_and_the_fusion_term_is_left_out(
+    stored: Stored, complete: FusionInput
+) -> None:
+    batch = to_batch(collate([complete]))
+    with torch.inference_mode():
+        logits = stored.model(batch)
+        late = stored.model.fuse(stored.model.encode(batch), late=True)
+    torch.testing.assert_close(late.total, logits.total - logits.residual)
+    (answer,) = Answerer(stored).answer([(complete, stored.card.spec.target_names())], depth="late")
+    for column, (name, estimate) in enumerate(answer.estimates.items()):
+        found = stored.card.calibration.find(name, estimate.rested_on)
+        if estimate.probability is not None and found is not None:
+            assert estimate.probability == pytest.approx(found.probability(float(late.total[0, column])), abs=1e-5)
