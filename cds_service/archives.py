@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from cds_service import dicomweb
 from cds_service.deadline import Deadline
@@ -91,6 +91,37 @@ class Archives:
             return dicomweb.read_rendered(got.content_type, got.body)
 
         return self._ask(study, deadline, ask)
+
+    def find(self, accession: str, deadline: Deadline) -> Future[tuple[dicomweb.FoundStudy, ...] | Failed]:
+        """The studies of an accession number in all archives; Failed where one of them did not answer."""
+        reads = self.reads
+        roots = reads.server.archives() if reads.server is not None else ()
+        if not roots:
+            return ended(Failed(reads.refusal or "no-access"))
+        answer: Future[tuple[dicomweb.FoundStudy, ...] | Failed] = Future()
+        left, studies, failed = len(roots), set[dicomweb.FoundStudy](), list[Failed]()
+        path = f"studies?AccessionNumber={quote(accession, safe='')}&includefield=00100020&includefield=00080050"
+
+        def ask(root: Base) -> tuple[dicomweb.FoundStudy, ...]:
+            got = self.reads.get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_JSON_BYTES), deadline)
+            return dicomweb.read_studies(got.body, accession)
+
+        def asked(done: Future[Any]) -> None:
+            nonlocal left
+            found = Failed("timeout") if done.cancelled() else done.result()
+            with self._lock:
+                if isinstance(found, Failed):
+                    failed.append(found)
+                else:
+                    studies.update(found)
+                left -= 1
+                if left:
+                    return
+            answer.set_result(failed[0] if failed else tuple(sorted(studies)))
+
+        for root in roots:
+            reads.submit("dicomweb", root, partial(ask, root)).add_done_callback(asked)
+        return answer
 
     def _tables(
         self, root: Base, path: str, header: Mapping[str, Any], deadline: Deadline

@@ -17,7 +17,8 @@ from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.decoding import Decoders
 from cds_service.errors import MissingEvidence
-from cds_service.evidence import Evidence, Fetcher, KeptFilms, Shortfall, gather, plan_evidence
+from cds_service.evidence import Evidence, Shortfall, gather, plan_evidence
+from cds_service.fetching import Fetcher, KeptFilms
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
 from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cds_service.evidence import Frame
 from cds_service.strict_json import BadJson, parse
@@ -202,6 +202,23 @@ def read_instances(body: bytes, study: Study) -> tuple[Instance, ...]:
                 )
             )
     return tuple(images)
+
+
+class FoundStudy(NamedTuple):
+    """A study as QIDO-RS names it, and the patient it says it is of."""
+
+    uid: str
+    patient_id: str
+
+
+def read_studies(body: bytes, accession: str) -> tuple[FoundStudy, ...]:
+    """The studies of an accession number; one of another number or without a UID is left out. Raises BadAnswer."""
+    found = []
+    for study in _dicom_json(body):
+        uid, patient, number = (_value(study, tag) for tag in ("0020000D", "00100020", "00080050"))
+        if number == accession and isinstance(uid, str) and len(uid) <= 64 and _UID.fullmatch(uid):
+            found.append(FoundStudy(uid, patient.strip() if isinstance(patient, str) else ""))
+    return tuple(found)
 
 
 def _dicom_json(body: bytes) -> Sequence[Mapping[str, Any]]:

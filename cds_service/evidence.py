@@ -15,15 +15,28 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from cds_service.deadline import Deadline
-from cds_service.films.seek import may_hold_films, with_endpoint_references
+from cds_service.fetching import Fetcher, KeptFilms
+from cds_service.films.seek import may_hold_films, with_endpoint_references, with_uid, without_uid
 from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
-from cds_service.prefetch import Absent, Answer, Failed, NoValue, Query, Sent, expand, read_answer, template_type
+from cds_service.prefetch import (
+    Absent,
+    Answer,
+    Failed,
+    NoValue,
+    Query,
+    Sent,
+    expand,
+    read_answer,
+    template_type,
+    without_repeats,
+)
 from fhir_mappers.dicom import Header
 from fhir_mappers.imaging import as_rendered, representative_frame
+from fhir_mappers.people import identifiers
 from fhir_mappers.read import read_studies
 from fhir_mappers.record import Image, Instance, Study
 from fhir_mappers.studies import choose_films
@@ -108,39 +121,6 @@ class EvidencePlan:
     as_of: datetime
 
 
-class Fetcher(Protocol):
-    """The reads of one call. Each starts at once on a thread of its own and ends soon after its deadline.
-
-    `endpoints` are the addresses or `Endpoint/id` references a study names; only registered archives are asked.
-    """
-
-    def read(self, query: str, type_: str | None, deadline: Deadline) -> Future[Answer]:
-        """Read or search FHIR, following pages. `query` is relative to the server's base, or a next link."""
-        ...
-
-    def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
-        """Ask the archive which images a study has (QIDO-RS)."""
-        ...
-
-    def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]: ...
-
-    def frame(self, study: Study, image: Instance, deadline: Deadline, number: int = 1) -> Future[Frame | Failed]: ...
-
-    def abandon(self) -> None:
-        """End every read that still runs, by closing its connection."""
-        ...
-
-
-class KeptFilms(Protocol):
-    """Films of this call's patient that need not be fetched."""
-
-    def films(self, studies: Sequence[Study], deadline: Deadline) -> Sequence[Image]: ...
-
-    def tell(self, hits: int, misses: int) -> None:
-        """How many of the films that were wanted were there."""
-        ...
-
-
 def plan_evidence(service: Service, request: HookRequest) -> EvidencePlan:
     """Compare what the service declares with what was sent. Keys the service does not declare are not looked at."""
     return EvidencePlan(
@@ -178,6 +158,8 @@ class _Gathering:
     def __init__(self, plan: EvidencePlan, fhir: Fetcher, deadline: Deadline, kept: KeptFilms | None) -> None:
         self.plan = plan
         self.kept = kept
+        self.answered: set[str] = set()
+        self.sought: set[str] = set()
         self.known: dict[str, Image] = {}
         self.recalled: list[Image] = []
         self.fhir = fhir
@@ -225,20 +207,45 @@ class _Gathering:
         self.shortfalls.add(Shortfall(key, reason))
 
     def _answered(self, key: str, answer: Answer) -> None:
+        self.answered.add(key)
         if isinstance(answer, Failed):
             self._short(key, answer.reason)
         elif isinstance(answer, Sent):
             self.resources[key] = answer.resources
             if answer.partial:
                 self._short(key, "truncated")
-            if key in self.plan.films:
-                self._seek_films(key)
+        for late in [k for k in self.plan.films if k in self.resources and k not in self.sought]:
+            self._identify(late)
 
     def _continued(self, key: str, first: Sent, rest: Answer) -> None:
         """The client sent the first page; `rest` is what came after it."""
         more = rest.resources if isinstance(rest, Sent) else ()
         lost = isinstance(rest, Failed) or (isinstance(rest, Sent) and rest.partial)
         self._answered(key, Sent((*first.resources, *more), partial=first.partial or lost))
+
+    def _identify(self, key: str) -> None:
+        """Ask the archive for the UIDs that studies do not name, once the patient they must be of is known."""
+        unnamed = without_uid(self.resources[key])
+        of = ("Patient", self.plan.patient_id)
+        person = next((r for rs in self.resources.values() for r in rs if (r["resourceType"], r.get("id")) == of), None)
+        if unnamed and person is None and self.answered != self.plan.keys.keys():
+            return
+        self.sought.add(key)
+        waiting = set(unnamed)
+
+        def found(number: str, studies: tuple[tuple[str, str], ...] | Failed) -> None:
+            waiting.discard(number)
+            if isinstance(studies, Failed):
+                self._short("films", studies.reason)
+            elif (named := with_uid(unnamed[number], studies, identifiers(person or {}))) is not None:
+                self.resources[key] = tuple(named if r is unnamed[number] else r for r in self.resources[key])
+            if not waiting:
+                self._seek_films(key)
+
+        for number in unnamed:
+            self._start("films", self.fhir.find(number, self.deadline), partial(found, number))
+        if not unnamed:
+            self._seek_films(key)
 
     def _seek_films(self, key: str) -> None:
         """Find the films worth reading; a study that lists no images is asked about at the archive first."""
@@ -325,19 +332,4 @@ class _Gathering:
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
         order = {key: place for place, key in enumerate(self.plan.keys)}
         shortfalls = sorted(self.shortfalls, key=lambda s: (order.get(s.key, len(order)), s.reason))
-        return Evidence(_without_repeats(resources), tuple(dicom), tuple(shortfalls), tuple(self.recalled))
-
-
-def _without_repeats(resources: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """Two keys may both bring the same resource; an identical second copy adds nothing."""
-    seen: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    kept = []
-    for resource in resources:
-        id_ = resource.get("id")
-        if isinstance(id_, str):
-            same = seen.setdefault((resource["resourceType"], id_), [])
-            if resource in same:
-                continue
-            same.append(resource)
-        kept.append(resource)
-    return tuple(kept)
+        return Evidence(without_repeats(resources), tuple(dicom), tuple(shortfalls), tuple(self.recalled))

@@ -118,7 +118,7 @@ class FhirClient:
 
 @dataclass(slots=True)
 class Reads:
-    """The reads of one call, as `evidence.Fetcher` describes them. `refusal` says why there is no server to read."""
+    """The reads of one call, as `fetching.Fetcher` describes them. `refusal` says why there is no server to read."""
 
     client: FhirClient
     server: FhirServer | None
@@ -142,6 +142,9 @@ class Reads:
 
     def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
         return self._archives.instances(study, deadline)
+
+    def find(self, accession: str, deadline: Deadline) -> Future[tuple[dicomweb.FoundStudy, ...] | Failed]:
+        return self._archives.find(accession, deadline)
 
     def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]:
         return self._archives.metadata(study, image, deadline)

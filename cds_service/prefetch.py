@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -185,3 +185,18 @@ def _context(request: HookRequest, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise NoValue
     return value
+
+
+def without_repeats(resources: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Two keys may both bring the same resource; an identical second copy adds nothing."""
+    seen: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    kept = []
+    for resource in resources:
+        id_ = resource.get("id")
+        if isinstance(id_, str):
+            same = seen.setdefault((resource["resourceType"], id_), [])
+            if resource in same:
+                continue
+            same.append(resource)
+        kept.append(resource)
+    return tuple(kept)

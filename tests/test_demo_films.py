@@ -83,7 +83,6 @@ def standing(patients: Mapping[str, GeneratedPatient]) -> Iterator[Archive]:
     app.before_request(before)
     app.after_request(after)
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     archive.base = f"http://127.0.0.1:{server.server_port}"
     for name in (LARCH, JUNIPER, MAPLE):  # films are drawn when they are first asked for, which takes seconds
@@ -127,7 +126,8 @@ def day(patient: GeneratedPatient, index: int) -> str:
 def signing(patient: GeneratedPatient) -> dict[str, Any]:
     """The order-sign of the demo: another chest film."""
     drafts = next(o.drafts for o in patient.occasions if o.hook == "order-sign")
-    return order_sign(patient.id, *(dict(draft) for draft in drafts))
+    context: dict[str, Any] = order_sign(patient.id, *(dict(draft) for draft in drafts))
+    return context
 
 
 def said(ehr: Ehr, patients: Mapping[str, GeneratedPatient]) -> list[Any]:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from moody import Mood, Moody, Seen, drip_body, hang, later, reply
 from patient_p1 import (
+    PATIENT,
     RECORD,
     archive,
     ehr,
@@ -151,3 +153,66 @@ def test_an_archive_that_is_not_registered_is_not_contacted(
         evidence = gathered(fhir_client, server, pacs, second, prefetch=record if sent else None)
         assert [f.sop_uid for f in evidence.dicom] == ["1.2.1.1.1"]
         assert elsewhere.contacts == 0
+
+
+ACCESSION = {"type": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]}}
+KNOWN = {**PATIENT, "identifier": [{"system": "urn:oid:1.2.3", "value": "MRN-1"}]}
+
+
+def by_number(number: str = "A-17", *found: tuple[str, str]) -> Callable[[Seen], Mood]:
+    """An archive that knows studies, (UID, PatientID), by this accession number."""
+
+    def answer(seen: Seen) -> Mood:
+        if not seen.path.startswith("/dicom-web/studies?AccessionNumber="):
+            return archive(seen)
+        tags = [{"0020000D": uid, "00100020": patient, "00080050": number} for uid, patient in found]
+        body = [{t: {"vr": "LO", "Value": [v]} for t, v in one.items()} for one in tags]
+        return reply(body, content_type="application/dicom+json") if found else reply(b"", 204)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("found", "films"),
+    [
+        ([("1.2.1", "MRN-1")], ["1.2.1.1.1"]),
+        ([("1.2.1", "MRN-2")], []),
+        ([("1.2.1", "")], []),
+        ([("1.2.1", "MRN-1"), ("1.2.7", "MRN-1")], []),
+        ([], []),
+    ],
+    ids=["this patient's", "another patient's", "nobody's", "two studies", "none"],
+)
+def test_a_study_known_by_its_accession_number_alone_is_read_only_if_the_archive_has_one_of_this_patient(
+    fhir_client: FhirClient, found: list[tuple[str, str]], films: list[str]
+) -> None:
+    named = study(1, identifier=[{**ACCESSION, "value": "A-17"}])
+    record = {**RECORD, "patient": KNOWN, "studies": bundle(named)}
+    slow = ehr(record, patient=later(0.2, reply(KNOWN)))  # who the patient is comes after the studies
+    with Moody(slow) as server, Moody(by_number("A-17", *found)) as pacs:
+        evidence = gathered(fhir_client, server, pacs)
+        searches = [path for path in pacs.paths() if "AccessionNumber" in path]
+        assert searches == ["/dicom-web/studies?AccessionNumber=A-17&includefield=00100020&includefield=00080050"]
+    assert [f.sop_uid for f in evidence.dicom] == films
+
+
+def test_of_several_archives_the_one_that_knows_the_number_is_read_and_one_that_fails_makes_it_uncertain(
+    fhir_client: FhirClient,
+) -> None:
+    named = study(1, identifier=[{**ACCESSION, "value": "A-17"}])
+    record = {**RECORD, "patient": KNOWN, "studies": bundle(named)}
+    with Moody(ehr(record)) as server, Moody(by_number()) as first, Moody(by_number("A-17", ("1.2.1", "MRN-1"))) as two:
+        assert [f.sop_uid for f in gathered(fhir_client, server, first, two).dicom] == ["1.2.1.1.1"]
+        first.answer = always(reply({}, 500))
+        evidence = gathered(fhir_client, server, first, two)
+        assert evidence.dicom == ()
+        assert evidence.shortfalls == (Shortfall("films", "error"),)
+
+
+@pytest.mark.parametrize("number", ["*", "A-17&PatientID=x", "A?", "", "A" * 17])
+def test_a_number_that_could_match_other_studies_is_not_asked_for(fhir_client: FhirClient, number: str) -> None:
+    named = study(1, identifier=[{**ACCESSION, "value": number}])
+    record = {**RECORD, "patient": KNOWN, "studies": bundle(named)}
+    with Moody(ehr(record)) as server, Moody(archive) as pacs:
+        assert gathered(fhir_client, server, pacs).dicom == ()
+        assert pacs.contacts == 0
