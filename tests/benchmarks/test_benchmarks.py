@@ -102,7 +102,7 @@ def test_the_protocol_is_measured_on_a_running_service_that_checks_its_callers(t
         assert house.call(protocol.SERVICE, protocol.body(concerned=False)).json()["cards"] == []
 
 
-@pytest.mark.parametrize("script", ["protocol", "order", "mapping", "growth"])
+@pytest.mark.parametrize("script", ["protocol", "order", "mapping", "growth", "evidence"])
 def test_each_benchmark_is_one_command(script: str) -> None:
     line = [sys.executable, str(ROOT / f"benchmarks/{script}.py"), "--help"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
