@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ WAITING = 10_000
 
 
 class _Job:
-    """`work` runs inside a savepoint of its own, possibly twice: its neighbour may have broken the transaction."""
+    """`work` leaves all it wrote or nothing, and possibly runs twice: its neighbour may have broken the transaction."""
 
     def __init__(self, work: Callable[[Connection], Any], tenant: str | None) -> None:
         self.work = work
@@ -41,8 +42,12 @@ class _Lost(Exception):
         self.cause = cause
 
 
+class _OneFailed(Exception):
+    """A job failed in a transaction without savepoints, which was rolled back."""
+
+
 class Writer:
-    """Group commit. A job that fails is rolled back to its savepoint; its neighbours are committed.
+    """Group commit. A job that fails is rolled back alone; its neighbours are committed.
 
     failing      the last transaction could not begin or commit: what can go elsewhere should
     committed_at  monotonic second of the last commit
@@ -127,11 +132,17 @@ class Writer:
 
     def _write(self, jobs: list[_Job]) -> None:
         """Every future of `jobs` is answered when this returns. Each turn ends all of them, or one."""
+        # Two statements a job, most of what writing it costs, and hardly any fails. PostgreSQL cannot go without: there
+        # a failed statement ends the transaction, as a lost server does.
+        apart = self._engine.dialect.name != "sqlite"
         while jobs:
             began = time.monotonic()
             try:
                 with told_plainly():
-                    done = self._transaction(jobs)
+                    done = self._transaction(jobs, apart)
+            except _OneFailed:
+                apart = True
+                continue
             except _Lost as lost:
                 jobs.pop(lost.at).future.set_exception(_plain(lost.cause))
                 self.failing = True
@@ -153,7 +164,8 @@ class Writer:
                     job.future.set_exception(failure)
             return
 
-    def _transaction(self, jobs: list[_Job]) -> list[tuple[Any, Exception | None]]:
+    def _transaction(self, jobs: list[_Job], apart: bool) -> list[tuple[Any, Exception | None]]:
+        """What each job gave. `apart`: each in a savepoint of its own; else the first that fails raises _OneFailed."""
         done: list[tuple[Any, Exception | None]] = []
         self._require_same_file()
         with self._engine.connect() as conn:
@@ -167,14 +179,18 @@ class Writer:
                             as_tenant(conn, job.tenant)
                             bound = job.tenant
                         try:
-                            with conn.begin_nested():
+                            with conn.begin_nested() if apart else nullcontext():
                                 value = job.work(conn)
                         except Exception as error:  # noqa: BLE001 - handed to the job's own caller
                             if not _usable(conn):
                                 raise _Lost(index, error) from None
+                            if not apart:
+                                raise _OneFailed from None
                             done.append((None, _plain(error)))
                         else:
                             done.append((value, None))
+            except _OneFailed:
+                raise
             except BaseException:
                 # A connection that failed may hold a broken file or a dead socket: the next write opens a new one.
                 conn.invalidate()
