@@ -16,6 +16,7 @@ import yaml
 
 from cds_service.cards import Indicator
 from cds_service.errors import UnknownService
+from fhir_mappers.codes import ATC_SYSTEMS
 from fhir_mappers.record import Order
 
 HOOKS = (
@@ -33,6 +34,11 @@ HOOKS = (
 PATIENT_TOKEN = "{{context.patientId}}"  # noqa: S105 - a prefetch token, no secret
 DEFAULT_BUDGET_MS = {"order-sign": 2000}
 PATIENT_PARAMETER = {"Patient": "_id"}
+
+
+_ATC = re.compile(r"[A-Z](?:\d{2}(?:[A-Z](?:[A-Z](?:\d{2})?)?)?)?")
+"""A whole level of the ATC classification: A, A10, A10B, A10BA, A10BA02 (WHO Collaborating Centre)."""
+_PHRASE = re.compile(r"(?=.*[^\W\d_])[^\d\n\r|<>\[\]*_#`\\]{3,200}")
 
 
 class ManifestError(ValueError):
@@ -72,7 +78,8 @@ class EvidenceItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule as an administrator sees it: switch, tier, source, owner, when it must be reviewed.
 
-    text  the rule in one sentence, as the evidence page shows it
+    text     the rule in one sentence, as the evidence page shows it
+    wording  phrases of the rule's cards -> the site's own; without digits, since numbers are facts
     """
 
     tier: Indicator
@@ -83,6 +90,12 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int = 1
     on: bool = True
     text: str = ""
+    wording: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        for phrase in (*self.wording, *self.wording.values()):
+            if _PHRASE.fullmatch(phrase) is None:
+                raise ValueError(f"wording has {phrase!r}; write 3 to 200 characters of one line, no digits or markup")
 
 
 class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +103,7 @@ class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     contrast, region, modality  columns of tables/imaging_orders.csv; drug_classes of tables/drug_classes.csv
     codes                       `system|code` of any order
+    atc                         beginnings of ATC codes: `J01` is every antibacterial for systemic use
     """
 
     contrast: tuple[str, ...] = ()
@@ -97,6 +111,12 @@ class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: tuple[str, ...] = ()
     drug_classes: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
+    atc: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for prefix in self.atc:
+            if _ATC.fullmatch(prefix) is None:
+                raise ValueError(f"atc has {prefix!r}; write the beginning of an ATC code, such as J01 or B01AC04")
 
     def order(self, order: Order) -> bool:
         imaging = order.imaging
@@ -106,11 +126,13 @@ class AppliesTo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return True
         if order.concepts & frozenset(self.drug_classes):
             return True
+        if self.atc and any(system in ATC_SYSTEMS and code.startswith(self.atc) for system, code in order.codes):
+            return True
         return any(f"{system}|{code}" in self.codes for system, code in order.codes)
 
     @property
     def everything(self) -> bool:
-        return not (self.contrast or self.modality or self.region or self.drug_classes or self.codes)
+        return not (self.contrast or self.modality or self.region or self.drug_classes or self.codes or self.atc)
 
 
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

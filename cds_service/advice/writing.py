@@ -27,6 +27,7 @@ from cds_service.cards import (
 from cds_service.evidence import Shortfall
 from cds_service.manifest import ManifestError, Rule, Service
 from cds_service.markdown import escape_markdown, plain_text, table
+from cds_service.wording import reworded
 from fhir_mappers.record import Lab, Order
 
 HEADER = ("Fact", "Value", "When", "Source")
@@ -279,7 +280,7 @@ def card(
     used = [service.rules[name] for name in rules]
     citations = "; ".join(dict.fromkeys(r.citation for r in used))
     links = {r.url: Link(f"Guideline: {r.citation}", r.url, "absolute") for r in used}
-    return Card(
+    made = Card(
         summary=summary,
         indicator=indicator,
         source=Source(citations, used[0].url, topic=Coding(service.id, TOPIC, service.title)),
@@ -291,3 +292,4 @@ def card(
         uuid=uuid,
         basis=Basis(rules, None if orders is None else tuple(order.ref for order in orders), tuple(deciding)),
     )
+    return reworded(made, used)
