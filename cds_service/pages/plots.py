@@ -106,7 +106,7 @@ def trend(series: Series) -> Plot:
         band=(y(high if high is not None else top), y(low if low is not None else bottom)) if has_range else None,
         line=" ".join(f"{s.x:g},{s.y:g}" for s in spots) if len(spots) > 1 else "",
         spots=spots,
-        deciding=_deciding(deciding, newest=deciding is spots[-1]) if deciding is not None else None,
+        deciding=_deciding(points[spots.index(deciding)], deciding, newest=deciding is spots[-1]) if deciding else None,
     )
 
 
@@ -186,14 +186,23 @@ def _spot(point: Point, x: float, y: float) -> Spot:
     return Spot(x, y, point.value, shape, point.mark, point.preliminary, ", ".join(w for w in words if w))
 
 
-def _deciding(spot: Spot, *, newest: bool) -> Label:
+def _deciding(point: Point, spot: Spot, *, newest: bool) -> Label:
     """The value beside its mark, on the side where there is room."""
-    text = number(spot.value)
+    text = point.comparator + _number_of(point)
     anchor: Literal["start", "middle", "end"] = "middle"
     if newest and spot.x > WIDTH - RIGHT - 24:
         anchor = "end"
     y = spot.y - 10 if spot.y > TOP + 8 else spot.y + 20
     return Label(min(spot.x, WIDTH - 4.0), round(y, 1), text, anchor)
+
+
+def _number_of(point: Point) -> str:
+    """The number as the laboratory wrote it; our own where it wrote another unit's."""
+    written = point.printed.removeprefix(point.comparator).partition(" ")[0]
+    try:
+        return written if float(written) == point.value else number(point.value)
+    except ValueError:
+        return number(point.value)
 
 
 def _description(series: Series, points: Sequence[Point]) -> str:

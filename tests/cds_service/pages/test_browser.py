@@ -71,7 +71,7 @@ def test_the_plot_holds_the_values_of_the_record_at_their_height_and_marks_the_d
     (low, y_low), (high, y_high) = ticks[0], ticks[-1]
     for spot in spots:
         assert spot["y"] == pytest.approx(y_low + (spot["value"] - low) / (high - low) * (y_high - y_low), abs=0.2)
-    assert plot.locator(".deciding-label").text_content() == "2.60"
+    assert plot.locator(".deciding-label").text_content() == "2.6"
     assert plot.locator(".band").count() == 1
     assert "mg/dL" in plot.locator("svg > title").text_content()
     plot.locator("summary").click()

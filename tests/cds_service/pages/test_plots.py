@@ -35,7 +35,7 @@ def test_results_and_reference_range_stand_at_their_values() -> None:
     assert plot.band == (pytest.approx(y(1.2), abs=0.1), pytest.approx(y(0.6), abs=0.1))
     assert [t.at for t in plot.values] == [pytest.approx(y(float(t.label)), abs=0.1) for t in plot.values]
     assert plot.deciding is not None
-    assert plot.deciding.text == "3.00"
+    assert plot.deciding.text == "3"
     assert plot.deciding.y < new.y
 
 
@@ -93,6 +93,21 @@ def test_forty_years_of_results_still_have_few_dates() -> None:
 def test_results_beyond_a_limit_of_measurement_point_to_where_the_truth_lies() -> None:
     plot = trend(series(point(0.2, comparator="<"), point(5.0, timedelta(days=1), comparator=">=")))
     assert [s.shape for s in plot.spots] == ["up", "down"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "comparator", "text"),
+    [
+        ("2.6 mg/dL", "", "2.6"),
+        ("2.60 mg/dL", "", "2.60"),
+        ("230 umol/L [2.6 mg/dL]", "", "2.60"),  # the axis is in mg/dL
+        ("<2.6 mg/dL", "<", "<2.6"),
+    ],
+)
+def test_the_deciding_value_is_written_as_the_laboratory_wrote_it(printed: str, comparator: str, text: str) -> None:
+    plot = trend(series(point(2.6, mark="deciding", printed=printed, comparator=comparator)))
+    assert plot.deciding is not None
+    assert plot.deciding.text == text
 
 
 def test_a_preliminary_result_is_marked_as_such() -> None:
