@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from canaries import (  # noqa: F401 - hooks
     pytest_configure,
@@ -15,6 +16,12 @@ from canaries import (  # noqa: F401 - hooks
 from real_servers import fhir_server, orthanc  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A busy machine makes inputs slowly, which says nothing about the code under test.
+hypothesis.settings.register_profile(
+    "any-machine", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
+)
+hypothesis.settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ class _Job:
     made: tuple[_Made, ...]
     tenant: str
     size: int
+    at: datetime
 
 
 class EvidenceLinks:
@@ -99,7 +100,7 @@ class EvidenceLinks:
             return []
         made = tuple(_Made(card, new_secret(ID_BYTES), new_secret(KEY_BYTES), smart) for card in cards)
         size = sum(image.pixels.nbytes + len(image.picture) for image in case.record.images)
-        job = _Job(case, made, tenant, size)
+        job = _Job(case, made, tenant, size, self.now())
         with self._lock:
             if self._bytes + size > self._most_bytes and self._bytes:
                 return self._without(cards)
@@ -174,10 +175,9 @@ class EvidenceLinks:
         folder = self._models / case.service.model if self._models and case.service.model else None
         model = model_view(case.assessment, folder) if case.assessment is not None else None
         key = self.store.patient_key(job.tenant, case.request.context.patient_id)
-        at = self.now()
         for made in job.made:
             snapshot = msgspec.structs.replace(
-                collect(case, made.card, model, encoded), made_at=at, expires=at + LIFETIME
+                collect(case, made.card, model, encoded), made_at=job.at, expires=job.at + LIFETIME
             )
             id_ = known_as(made.id)
             pictures = msgspec.msgpack.encode([picture.data for _, picture in encoded]) if encoded else b""
@@ -188,8 +188,8 @@ class EvidenceLinks:
                     card=made.card.uuid,
                     service=case.service.id,
                     patient_key=key,
-                    made_at=at,
-                    expires=at + LIFETIME,
+                    made_at=job.at,
+                    expires=job.at + LIFETIME,
                     page=seal(encode(snapshot), made.key, place(job.tenant, id_, "page")),
                     films=seal(pictures, made.key, place(job.tenant, id_, "films")) if pictures else b"",
                 )

@@ -80,7 +80,10 @@ def test_a_card_that_cannot_be_read_is_as_good_as_none(tmp_path: Path, text: str
 @pytest.mark.skipif(not (ROOT / "manifests/models").is_dir(), reason="no model is shipped with this checkout")
 def test_every_shipped_model_has_a_card_the_page_can_show() -> None:
     for path in (ROOT / "manifests" / "models").glob("*/model.json"):
-        digest = json.loads(path.read_text())["weights"]["sha256"]
+        card = json.loads(path.read_text())
+        if "targets" not in card:  # networks that read films beside a model, whose card it is that is shown
+            continue
+        digest = card["weights"]["sha256"]
         view = model_view(assessment(digest), path.parent)
         assert view.card_found, path
         assert view.limits, path
