@@ -163,8 +163,9 @@ def create_app(
     for service in house.services.on:
         load_advice(service.advice)
     if settings.profile == "research_imaging":
-        house.means.decoders.warm()
-        house.ahead = open_ahead(settings, state, clients, fetcher, house.means.decoders, engines, house.clock)
+        decoders, tokens = house.means.decoders, house.backend
+        decoders.warm()
+        house.ahead = open_ahead(settings, state, clients, fetcher, decoders, engines, house.clock, tokens)
     if settings.jwt == "off":
         log.warning("CALLERS ARE NOT CHECKED: anyone who reaches this port is answered (ORDERSIGHT_JWT=off)")
     else:

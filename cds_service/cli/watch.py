@@ -53,8 +53,9 @@ def watch(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     with open_state(settings) as state, engines.following(state.active_models):
-        ahead = open_ahead(settings, state, clients, fetcher, decoders, engines, _now, workers=0)
-        poller = Poller(ahead, state.films, clients, fetcher, BackendTokens(Directory(fetcher.transport)), _now)
+        tokens = BackendTokens(Directory(fetcher.transport))
+        ahead = open_ahead(settings, state, clients, fetcher, decoders, engines, _now, tokens, workers=0)
+        poller = Poller(ahead, state.films, clients, fetcher, tokens, _now)
         try:
             if retry:
                 console.print(f"{state.films.revive(_now())} given-up jobs get a new try", highlight=False)

@@ -30,7 +30,6 @@ from cds_service.settings import Settings
 from cds_service.state.errors import StateError
 from cds_service.state.films import Depth, FilmRows
 from cds_service.state.store import Store
-from cds_service.trust.authorization_servers import Directory
 from cds_service.trust.clients import Client, Clients
 from cds_service.trust.smart_backend import BackendTokens
 from models.contract import Assessor
@@ -211,6 +210,7 @@ def open_ahead(
     decoders: Decoders,
     engines: Mapping[str, Assessor],
     clock: Callable[[], datetime],
+    tokens: BackendTokens,
     workers: int | None = None,
 ) -> Ahead:
     """As the settings have it, at work already; `workers` in place of how many they say."""
@@ -223,7 +223,7 @@ def open_ahead(
         clock=clock,
         days=settings.films_days,
         most_bytes=settings.films_mb * 1024 * 1024,
-        tokens=BackendTokens(Directory(fetcher.transport)),
+        tokens=tokens,
     )
     ahead.start(settings.films_workers if workers is None else workers)
     return ahead

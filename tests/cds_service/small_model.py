@@ -6,8 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cds_service.thinking import DEPTHS
-from models.contract import Assessment, Depth, Estimate, FusionInput, ImageSpec, InputSpec, LabFeature, Target
+from models.contract import (
+    Assessment,
+    Depth,
+    EncodedFilm,
+    Estimate,
+    FusionInput,
+    ImageSpec,
+    InputSpec,
+    LabFeature,
+    Target,
+)
 from models.serving import EngineTimeout
 
 TARGET = Target("worse", "worsening", ("labs", "history"), "tests")
@@ -73,3 +86,16 @@ class SteppedModel(WholeModel):
         self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None, depth: Depth = "explained"
     ) -> Assessment:
         return self.answer(inputs, timeout, depth)
+
+
+class MeanGrey:
+    """A small model that reads films: their mean grey level."""
+
+    spec: InputSpec = SPEC
+    encoder = "e" * 64
+
+    def assess(self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None) -> Assessment:
+        raise AssertionError("nobody asks for an assessment here")
+
+    def encode(self, pixels: NDArray[np.float32], *, timeout: float) -> EncodedFilm:
+        return EncodedFilm(self.encoder, np.full((2, 1), pixels.mean(), np.float32), None)

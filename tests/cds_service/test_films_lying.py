@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from moody import Mood, Moody, Seen, drip_body, hang, reply
-from numpy.typing import NDArray
 from patient_p1 import study
 from reading import always, bundle
-from small_model import SPEC
+from small_model import MeanGrey
 
 from cds_service.decoding import Decoders
 from cds_service.fhir_client import FhirClient
@@ -25,24 +24,10 @@ from cds_service.films.encoding import Wish
 from cds_service.state.films import Depth
 from cds_service.state.store import Store
 from cds_service.trust.clients import Client, Clients, FhirServer
-from models.contract import Assessment, EncodedFilm, FusionInput, InputSpec
 
 PIXELS = (np.arange(256, dtype=np.uint8) // 2 + 40).tobytes()
 MRN = {"system": "urn:oid:1.2.3.4", "value": "MRN-1"}
 PATIENT = {"resourceType": "Patient", "id": "p1", "identifier": [MRN]}
-
-
-class MeanGrey:
-    """A small model that reads films: their mean grey level."""
-
-    spec: InputSpec = SPEC
-    encoder = "e" * 64
-
-    def assess(self, inputs: FusionInput, *, timeout: float, targets: Sequence[str] | None = None) -> Assessment:
-        raise AssertionError("nobody asks for an assessment here")
-
-    def encode(self, pixels: NDArray[np.float32], *, timeout: float) -> EncodedFilm:
-        return EncodedFilm(self.encoder, np.full((2, 1), pixels.mean(), np.float32), None)
 
 
 def ehr(seen: Seen) -> Mood:

@@ -59,6 +59,7 @@ class Authorization:
     launches  launch id -> what goes into the token response beside the token: patient, appContext
     user      claims of whoever is logged in
     changed   members of the token response or, under `claims`, of the id_token that are replaced
+    resources what a valid token reads below /fhir/, by path; elsewhere there is Patient p1
     """
 
     apps: dict[str, App] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Authorization:
     user: dict[str, Any] = field(default_factory=lambda: {"sub": "dr-1", "fhirUser": "Practitioner/7"})
     configuration: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
     expires_in: int | None = 300
     clock: Callable[[], float] = time.time
     hang_s: float = 0.0
@@ -206,7 +208,8 @@ def authorization_server(host: str = "127.0.0.1") -> Iterator[Authorization]:
             elif parts.path.startswith("/fhir/"):
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 alive = state.tokens.get(token, 0.0) > time.monotonic()
-                self._send(200 if alive else 401, {"resourceType": "Patient", "id": "p1"} if alive else {})
+                held = state.resources.get(parts.path.removeprefix("/fhir/"), {"resourceType": "Patient", "id": "p1"})
+                self._send(200 if alive else 401, held if alive else {})
             else:
                 self._send(404, {})
 
