@@ -78,7 +78,7 @@ audit: install-test $(TOOLS)/.installed
 
 # Every page as a picture, for README and docs. Look at each before it is committed.
 pictures: install-test debian-packages
-	$(BIN)/python tests/pictures.py docs/images
+	$(BIN)/python -P tests/pictures.py docs/images
 
 clean:
 	rm -rf $(VENV) $(NODE_MODULES) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

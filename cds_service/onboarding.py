@@ -115,7 +115,10 @@ def own_discovery(house: House) -> Probe:
         return Probe("our discovery", error.reason if isinstance(error, FetchFailed) else "not-allowed", _ms(began))
     entries = services if isinstance(services, list) else []
     hooks = Counter(str(entry.get("hook")) for entry in entries if isinstance(entry, dict))
-    facts = [("bytes", str(len(got.body))), *((hook, f"{n} services") for hook, n in sorted(hooks.items()))]
+    facts = [
+        ("bytes", str(len(got.body))),
+        *((hook, f"{n} service{'s' if n > 1 else ''}") for hook, n in sorted(hooks.items())),
+    ]
     return Probe("our discovery", "ok", _ms(began), tuple(facts))
 
 

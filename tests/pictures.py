@@ -1,4 +1,4 @@
-"""Pictures of every page, from the running demo at one fixed moment: `python tests/pictures.py docs/images`.
+"""Pictures of every page, from the running demo at one fixed moment: `python -P tests/pictures.py docs/images`.
 
 Look at each before it is committed: nothing may overlap, be cut off or need explaining.
 """
@@ -77,7 +77,7 @@ def take(studio: Studio) -> None:
     for size in (WIDE, PANE, PHONE):
         with studio.page(size) as page:
             chart(page, studio.base, "demo-juniper")
-            page.wait_for_selector("#patient-view .card >> nth=1")
+            page.wait_for_selector("#patient-view .card >> nth=0")
             studio.keep(f"chart-{size[0]}", page, whole=size == PHONE)
             with page.expect_popup() as opened:
                 page.click("#patient-view .card .links a >> nth=0")

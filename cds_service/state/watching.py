@@ -22,6 +22,8 @@ from cds_service.state.tables import audit, cards_shown, feedback, predictions
 MOST_ROWS = 5_000
 """Of the newest answers, so that the page costs the same in a year as on the first day."""
 MOST_INCIDENTS = 50
+STAGES = ("waited", "caller", "request", "evidence", "films", "record", "model", "advice", "kept", "whole call")
+"""In the order of a call."""
 BINS = 10
 LEAST = 100
 """Predictions in each of the two spans, below which a population stability index says nothing."""
@@ -160,7 +162,8 @@ def _stages(rows: Sequence[Mapping[str, Any]]) -> tuple[StageRow, ...]:
         if row["ms"]:
             taken["whole call"].append(sum(row["ms"].values()))
     return tuple(
-        StageRow(stage, len(found), _quantile(found, 0.5), _quantile(found, 0.95)) for stage, found in taken.items()
+        StageRow(stage, len(found), _quantile(found, 0.5), _quantile(found, 0.95))
+        for stage, found in sorted(taken.items(), key=lambda item: STAGES.index(item[0]) if item[0] in STAGES else 99)
     )
 
 
