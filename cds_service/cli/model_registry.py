@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cds_service.cli.errors import CommandError
+from cds_service.manifest import load_services
 from cds_service.settings import Settings
+from cds_service.source_attributes import load_texts, sheet
 from cds_service.state.errors import StateError
 from cds_service.state.store import Store
 from models.backbones.manifest import accept_licences
@@ -100,6 +102,27 @@ def rollback(name: Annotated[str, typer.Argument(help="Name of the model.")], wh
     _activate(settings, version, why, who)
 
 
+@model_app.command("card")
+def card(model: Reference) -> None:
+    """Print the model card: HTI-1's 31 source attributes for every service it answers, with the figures measured."""
+    settings = _prepared()
+    version = Registry(settings.models).find(model)
+    texts = load_texts(settings.manifests)
+    services = [
+        s for s in load_services(settings.manifests / "services", settings.profile).all if s.model == version.name
+    ]
+    if not services:
+        raise CommandError(f"{version.name}: no service of {settings.manifests} asks it")
+    for service in services:
+        _say(f"# {service.title}, answered by {_named(version)} (version {version.card.version})\n")
+        for attribute in sheet(service, version.card, texts).predictive:
+            _say(f"## {attribute.cite} {attribute.title}\n\n{attribute.text}\n")
+            for figure in attribute.figures:
+                _say(f"- {figure}")
+            if attribute.figures:
+                _say("")
+
+
 def _activate(settings: Settings, version: Version, why: str, who: str) -> None:
     if not why.strip():
         raise CommandError("say why: --why 'retrained on our own results'")
@@ -138,4 +161,4 @@ def _account() -> str:
 
 
 def _say(text: str) -> None:
-    Console().print(text, highlight=False, soft_wrap=True)
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
