@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from cds_service.state import audit, history
 from cds_service.state.records import (
@@ -25,6 +25,18 @@ REASONS = 10
 REASON_LIMIT = 256
 VARIABLES = 500
 """Values in one IN list: a batch is as long as its sender likes, a statement's parameters are not."""
+# Built once: building a statement costs as much as running it, and every answer runs these.
+_PREDICT = insert(predictions)
+_MATCH = (
+    update(feedback)
+    .where(
+        feedback.c.tenant == bindparam("owner"),
+        feedback.c.card == bindparam("sent"),
+        feedback.c.matched.is_(False),
+        (feedback.c.service == "") | (feedback.c.service == bindparam("of")),
+    )
+    .values(matched=True)
+)
 
 
 def settle_answer(conn: Connection, record: AnswerRecord, settle: Settle | None) -> AnswerRecord:
@@ -40,7 +52,7 @@ def store_answer(conn: Connection, record: AnswerRecord) -> bool:
         return False
     if record.predictions:
         conn.execute(
-            insert(predictions),
+            _PREDICT,
             [
                 {
                     "audit_id": record.id,
@@ -93,16 +105,7 @@ def store_answer(conn: Connection, record: AnswerRecord) -> bool:
     sent = [card.card for card in record.cards if not card.shadow]
     if sent:
         # Feedback may overtake an answer that waits in the outbox.
-        conn.execute(
-            update(feedback)
-            .where(
-                feedback.c.tenant == record.tenant,
-                feedback.c.card.in_(sent),
-                feedback.c.matched.is_(False),
-                feedback.c.service.in_(("", record.service)),
-            )
-            .values(matched=True)
-        )
+        conn.execute(_MATCH, [{"owner": record.tenant, "sent": card, "of": record.service} for card in sent])
     return True
 
 
