@@ -31,9 +31,9 @@ ATC_SYSTEMS = frozenset({ATC, "urn:oid:2.16.840.1.113883.6.73", "http://www.whoc
 LOINC_SYSTEMS = frozenset({LOINC, "urn:oid:2.16.840.1.113883.6.1"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LabCode:
-    """One row of tables/labs.csv or tables/vitals.csv.
+    """One row of tables/labs.csv or tables/vitals.csv, itself alone its equal: what follows from a row can be kept.
 
     missing_unit  reject: no unit means no value; assume_canonical: units in use are the same; n/a: coded or nominal
     stale_*       maximum age for a decision; older is history only; None where the table does not say
@@ -166,6 +166,11 @@ def find_lab(codes: Iterable[tuple[str, str]], *, laboratory: bool = False) -> L
 
     laboratory  the observation says its category is laboratory
     """
+    return _find_lab(tuple(codes), laboratory)
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_lab(codes: tuple[tuple[str, str], ...], laboratory: bool) -> LabCode | None:
     table = _laboratory_codes() if laboratory else lab_codes()
     found = [table[code] for system, code in codes if system in LOINC_SYSTEMS and code in table]
     return next((row for row in found if row.preferred), found[0] if found else None)

@@ -129,10 +129,13 @@ def codes_of(value: Any) -> Codes:
     if value is None:
         return ()
     found: list[tuple[str, str]] = []
-    for concept in each(value):
+    # No generators here and no look at a code that is not there: this runs several times for every resource.
+    for concept in value if isinstance(value, list | tuple) else (value,):
         if not isinstance(concept, Object):
             continue
-        for coding in (concept, *each(concept.get("coding"))):
+        inner = concept.get("coding")
+        codings = inner if isinstance(inner, list | tuple) else () if inner is None else (inner,)
+        for coding in (concept, *codings) if "code" in concept else codings:
             if isinstance(coding, Object) and isinstance(code := coding.get("code"), str) and code:
                 system = coding.get("system")
                 found.append((system if isinstance(system, str) else "", code))
@@ -169,7 +172,9 @@ def names_patient(resource: Resource, patient_id: str) -> bool | None:
     if type_of(resource) == "Patient":
         return id_of(resource) == patient_id
     for key in ("subject", "patient", "beneficiary"):
-        subject = next(each(resource.get(key)), None)
+        subject = resource.get(key)
+        if isinstance(subject, list | tuple):
+            subject = subject[0] if subject else None
         if subject is not None:
             reference = subject.get("reference") if isinstance(subject, Object) else None
             return isinstance(reference, str) and points_at(reference, "Patient", patient_id)

@@ -69,9 +69,9 @@ _PROTEIN = re.compile(
 )
 
 
-def is_genomic(resource: fhir.Resource) -> bool:
-    """Whether an Observation is one of the genomic kinds read here, by its code alone."""
-    return any(_kind(system, code) for system, code in fhir.codes_of(resource.get("code")))
+def is_genomic(codes: fhir.Codes) -> bool:
+    """Whether an Observation with this code is one of the genomic kinds read here."""
+    return any(_kind(system, code) for system, code in codes)
 
 
 def _kind(system: str, code: str) -> str:
@@ -161,6 +161,8 @@ def significances(resources: Iterable[fhir.Resource]) -> dict[str, str]:
     """
     found: dict[str, set[str]] = {}
     for resource in resources:
+        if "derivedFrom" not in resource:
+            continue
         codes = fhir.codes_of(resource.get("code"))
         if fhir.status_of(resource) not in USED or not any(_kind(s, c) == DIAGNOSTIC for s, c in codes):
             continue

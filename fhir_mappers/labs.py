@@ -6,6 +6,7 @@ or the value is refused; a value outside physiology is dropped and counted, neve
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from bisect import bisect_left
@@ -56,7 +57,7 @@ def read_observation(resource: fhir.Resource, person: Person, as_of: datetime) -
     Raises fhir.Malformed when the resource has not the shape of an Observation.
     """
     reference = fhir.reference_of(resource)
-    laboratory = any(c == "laboratory" for _, c in fhir.codes_of(resource.get("category")))
+    laboratory = "laboratory" in [c for _, c in fhir.codes_of(resource.get("category"))]
     row = find_lab(fhir.codes_of(resource.get("code")), laboratory=laboratory)
     parts = [c for c in fhir.each(resource.get("component")) if isinstance(c, dict)]
     if row is None and not any(find_lab(fhir.codes_of(part.get("code"))) for part in parts):
@@ -81,7 +82,10 @@ def _when(observation: r4.Observation, as_of: datetime) -> fhir.Moment | str:
     issued = fhir.read_time(observation.issued, as_of)
     start, end = (period.start, period.end) if period else (None, None)
     times = (observation.effective_date_time, observation.effective_instant, end)
-    moment = next((m for t in times if (m := fhir.read_time(t, as_of))), None)
+    moment = None
+    for text in times:
+        if text and (moment := fhir.read_time(text, as_of)):
+            break
     moment = moment or issued or fhir.read_time(start, as_of)
     if moment is None:
         return "no-time"
@@ -185,8 +189,13 @@ def unit_of(quantity: r4.Quantity, row: LabCode) -> str | None:
 
     Raises ValueFault `conflicting-unit` where code and printed unit are both known and mean different things.
     """
-    printed = quantity.unit.strip() if quantity.unit else None
-    code = quantity.code.strip() if quantity.code and quantity.system in (UCUM, None) else None
+    return _unit(row, quantity.unit, quantity.code if quantity.system in (UCUM, None) else None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _unit(row: LabCode, printed: str | None, code: str | None) -> str | None:
+    printed = printed.strip() if printed else None
+    code = code.strip() if code else None
     if not code:
         return printed or None
     if printed:

@@ -25,9 +25,9 @@ _PRESENT = frozenset({"RDE1300.0", "RDE1717.1"})
 Attenuation = Literal["solid", "part_solid", "ground_glass", "unknown"]
 
 
-def is_nodule(resource: fhir.Resource) -> bool:
-    """Whether an Observation's code names a lung nodule."""
-    return bool(nodule_terms(fhir.codes_of(resource.get("code")), "finding"))
+def is_nodule(codes: fhir.Codes) -> bool:
+    """Whether an Observation with this code tells of a lung nodule."""
+    return bool(nodule_terms(codes, "finding"))
 
 
 def read_nodule(resource: fhir.Resource, as_of: datetime) -> Iterator[Nodule | Gap]:

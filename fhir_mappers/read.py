@@ -7,10 +7,11 @@ itself alone and leaves one `Gap` with its reason.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -162,13 +163,14 @@ def _select(
         if not id_:
             nameless[_content(resource)] = resource
             continue
-        reference = fhir.reference_of(resource)
+        reference = f"{kind}/{id_}"
         held = latest.setdefault(reference, resource)
         if held is not resource:
             gaps.append(Gap("superseded", kind, reference))
             latest[reference] = max(held, resource, key=_version)
     # A Specimen belongs to the patient, and says something only beside the result made from it.
-    supporting = {ref: r for ref, r in latest.items() if fhir.type_of(r) in (*SUPPORTING, "Specimen")}
+    beside = SUPPORTING | {"Specimen"}
+    supporting = {ref: r for ref, r in latest.items() if fhir.type_of(r) in beside}
     mine = [latest[ref] for ref in sorted(latest) if ref not in supporting]
     return mine + [nameless[key] for key in sorted(nameless)], supporting
 
@@ -203,15 +205,26 @@ def _person(patient: fhir.Resource | None, patient_id: str, as_of: datetime, gap
 Reader = Callable[[fhir.Resource, Person, datetime, Mapping[str, fhir.Resource]], Iterable[Item]]
 
 
+@functools.lru_cache(maxsize=1024)
+def _kind(codes: fhir.Codes) -> Literal["genomic", "tumour", "nodule", "other"]:
+    """Which reader an Observation with these codes goes to; kept, since a chart has few codes and many results."""
+    if is_genomic(codes):
+        return "genomic"
+    if is_tumour(codes):
+        return "tumour"
+    return "nodule" if is_nodule(codes) else "other"
+
+
 def _observation(
     resource: fhir.Resource, person: Person, as_of: datetime, supporting: Mapping[str, fhir.Resource]
 ) -> Iterable[Item]:
-    if is_genomic(resource):
+    kind = _kind(fhir.codes_of(resource.get("code")))
+    if kind == "genomic":
         specimen = specimen_of(resource, supporting)
         return [replace(g, specimen=specimen) if isinstance(g, GeneResult) else g for g in read_genes(resource, as_of)]
-    if is_tumour(resource):
+    if kind == "tumour":
         return read_tumour(resource, as_of)
-    return read_nodule(resource, as_of) if is_nodule(resource) else read_observation(resource, person, as_of)
+    return read_nodule(resource, as_of) if kind == "nodule" else read_observation(resource, person, as_of)
 
 
 def _report(

@@ -263,11 +263,11 @@ class Person:
         """The youngest and oldest age in whole years at `as_of`; None without a birth date."""
         if self.born_earliest is None or self.born_latest is None:
             return None
+        return _years(self.born_latest, as_of), _years(self.born_earliest, as_of)
 
-        def years(born: date) -> int:
-            return as_of.year - born.year - ((as_of.month, as_of.day) < (born.month, born.day))
 
-        return years(self.born_latest), years(self.born_earliest)
+def _years(born: date, as_of: datetime) -> int:
+    return as_of.year - born.year - ((as_of.month, as_of.day) < (born.month, born.day))
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,10 +96,10 @@ def histology(condition: fhir.Resource) -> str:
     return next(iter(found)) if len(found) == 1 else ""
 
 
-def is_tumour(resource: fhir.Resource) -> bool:
-    """Whether an Observation is one of those read here, by its code alone."""
+def is_tumour(codes: fhir.Codes) -> bool:
+    """Whether an Observation with this code is one of those read here."""
     known = STAGE_GROUPS | {DISEASE_STATUS, TUMOUR_SIZE, LONGEST}
-    return any(s in LOINC_SYSTEMS and c in known for s, c in fhir.codes_of(resource.get("code")))
+    return any(s in LOINC_SYSTEMS and c in known for s, c in codes)
 
 
 def read_tumour(resource: fhir.Resource, as_of: datetime) -> Iterator[Coded | Lesion | Gap]:

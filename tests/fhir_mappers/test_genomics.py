@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fhir_mappers.fhir import codes_of
 from fhir_mappers.genomics import is_genomic, normal_protein, read_genes
 from fhir_mappers.read import read_record
 from fhir_mappers.record import Gap, GeneResult
@@ -45,7 +46,7 @@ def observation(
 
 
 def results(resource: dict[str, Any]) -> list[GeneResult]:
-    assert is_genomic(resource)
+    assert is_genomic(codes_of(resource["code"]))
     items = list(read_genes(resource, AS_OF))
     assert all(isinstance(i, GeneResult) for i in items), items
     return [i for i in items if isinstance(i, GeneResult)]
