@@ -58,8 +58,10 @@ def as_superuser(url: str) -> str:
 class Cluster:
     """`stop` and `kill` are what an administrator and a power cut do; `start` starts the same data again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """`settings` of postgresql.conf beside or instead of the tests' own."""
         self.folder = folder
+        self._settings = settings
         self.data = folder / "data"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -93,6 +95,7 @@ class Cluster:
             # The machine itself does not fail in these tests; what PostgreSQL has written, the kernel keeps.
             "fsync": "off",
             "shared_buffers": "16MB",
+            **self._settings,
         }
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
@@ -147,10 +150,10 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster(**settings: str) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="ordersight-postgres-"))
     try:
-        made = Cluster(folder)
+        made = Cluster(folder, **settings)
         made.start()
         try:
             yield made
