@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from models.calibration import Floats, cross_fitted
 from models.card import Attained, Standing, TargetCard
 from models.comparator import boosted_scores
+from models.conformal import Coverage, conformal_sets, coverage_of
 from models.judged import Judged
 from models.metrics import RESAMPLES, Estimated, Figures, difference, figures
 from models.rivals import attained, compared, late_fusion_scores, pattern_margins
@@ -178,7 +179,21 @@ def _enough(judged: Judged, rows: NDArray[np.bool_]) -> bool:
     return all(len(np.unique(judged.patients[rows & (judged.labels == v)])) >= MIN_SLICE for v in (0.0, 1.0))
 
 
-def _subgroups(judged: Judged, logits: Floats, used: NDArray[np.bool_], resamples: int) -> dict[str, Figures]:
+def coverage(judged: Judged) -> dict[str, Coverage]:
+    """What conformal sets promise and keep, as served, for all and for each subgroup large enough to tell.
+
+    Raises ValueError where there are too few cases of either kind to promise anything.
+    """
+    logits, _ = judged.predictions.as_served(tuple(judged.target.modalities), judged.column)
+    used = _evidence(judged, tuple(judged.target.modalities))
+    # Only the order within a class counts, so that a probability does as well calibrated as not.
+    probabilities = 1.0 / (1.0 + np.exp(-np.clip(logits[used], -40.0, 40.0)))
+    labels, patients = judged.labels[used], judged.patients[used]
+    groups = {name: mask[used] for name, mask in _groups(judged).items()}
+    return coverage_of(conformal_sets(probabilities, labels, patients), labels, patients, groups)
+
+
+def _groups(judged: Judged) -> dict[str, NDArray[np.bool_]]:
     context = judged.predictions.context
     masks = {"female": context[:, 2] == 1, "male": context[:, 3] == 1}
     for low, high in AGE_BANDS:
@@ -187,8 +202,12 @@ def _subgroups(judged: Judged, logits: Floats, used: NDArray[np.bool_], resample
         masks[f"age {low} and over" if high is None else f"age {low} to {high - 1}"] = inside
     if "imaging" in judged.target.modalities:
         masks |= {"AP film": context[:, 4] == 1, "PA film": context[:, 4] == 0}
+    return masks
+
+
+def _subgroups(judged: Judged, logits: Floats, used: NDArray[np.bool_], resamples: int) -> dict[str, Figures]:
     found: dict[str, Figures] = {}
-    for name, mask in masks.items():
+    for name, mask in _groups(judged).items():
         rows = mask & used
         if _enough(judged, rows):
             found[name] = figures(

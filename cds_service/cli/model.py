@@ -23,9 +23,10 @@ from models.card import TargetCard
 from models.checkpoint import Stored, load_checkpoint
 from models.config import ConfigError, Recipe, load_preset, load_recipe
 from models.data import ShardError
-from models.evaluate import report
+from models.evaluate import coverage, report
 from models.film_reader import NAME as FILM_READER
 from models.film_reader import is_film_reader
+from models.judged import Judged
 from models.metrics import Estimated
 from models.plots import draw
 from models.rejudge import judge_again
@@ -105,6 +106,7 @@ def evaluate(
     stored: Annotated[bool, typer.Option("--stored", help="Only show the figures in model.json.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the page of all models (or of imaging) here.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Draw every target into this folder, e.g. docs/model.")] = None,
+    sets: Annotated[bool, typer.Option("--sets", help="Print what conformal sets keep, by subgroup, as well.")] = False,
 ) -> None:
     """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI.
 
@@ -121,7 +123,7 @@ def evaluate(
     folder = Path(model) if Path(model).is_dir() else settings.models / model
     kept = load_checkpoint(folder)
     card = kept.card
-    found = card.targets if stored else _judged(kept, data, shards / card.name, plots)
+    found = card.targets if stored else _judged(kept, data, shards / card.name, plots, sets)
     console = Console()
     console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", found))
     for name, target in found.items():
@@ -129,7 +131,9 @@ def evaluate(
             console.print(f"[dim]{name}:[/] {limit}", highlight=False)
 
 
-def _judged(kept: Stored, data: Path, shards: Path, plots: Path | None) -> dict[str, TargetCard]:
+def _judged(kept: Stored, data: Path, shards: Path, plots: Path | None, sets: bool) -> dict[str, TargetCard]:
+    if sets and find_spec("crepes") is None:
+        raise CommandError("--sets needs crepes: pip install 'ordersight[train]'")
     if plots is not None and find_spec("matplotlib") is None:
         raise CommandError("--plots needs matplotlib: pip install 'ordersight[train]'")
     found: dict[str, TargetCard] = {}
@@ -140,9 +144,26 @@ def _judged(kept: Stored, data: Path, shards: Path, plots: Path | None) -> dict[
             card = found[judged.target.name] = report(judged)
             if plots is not None and card.figures is not None:
                 draw(judged, card, plots / kept.card.name / f"{judged.target.name}.svg")
+            if sets:
+                _print_sets(judged)
     except (ShardError, SourceError) as error:
         raise CommandError(f"{error}; to export anew, name another --shards folder") from None
     return found
+
+
+def _print_sets(judged: Judged) -> None:
+    try:
+        kept = coverage(judged)
+    except ValueError as error:
+        Console().print(f"{judged.target.name}: no sets ({error})", highlight=False)
+        return
+    table = Table(title=f"{judged.target.name}: conformal sets", title_justify="left", header_style="bold")
+    for column in ("cases of", "number", "promised", "covered (95 % CI)", "decided", "of these right"):
+        table.add_column(column)
+    for name, c in kept.items():
+        right = "" if c.right is None else f"{c.right:.3f}"
+        table.add_row(name, str(c.cases), f"{c.nominal:.2f}", with_ci(c.covered), f"{c.decided:.3f}", right)
+    Console().print(table)
 
 
 def sources_of(recipe: Recipe) -> list[str]:

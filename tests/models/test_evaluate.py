@@ -11,7 +11,7 @@ import pytest
 from models.card import Card
 from models.contract import Target
 from models.data import Shard
-from models.evaluate import report
+from models.evaluate import coverage, report
 from models.judged import Judged, baseline_columns, design, judge_on_valid
 from models.predict import Predictions, context_of, predict
 from models.rejudge import evaluate
@@ -101,3 +101,25 @@ def test_judging_a_checkpoint_again_gives_the_figures_in_its_card(
     assert set(again) == {"finding.opacity", "deterioration_24h"}
     for name, found in again.items():
         assert found == card.targets[name]
+
+
+def test_sets_are_judged_for_each_subgroup_large_enough_and_need_enough_cases_of_either_kind(
+    shards: dict[str, Shard],
+) -> None:
+    once = judged(shards["generated"], 2.0)
+    of = np.tile(np.arange(len(once.labels)), 6)
+    p = once.predictions
+    many = replace(
+        once,
+        labels=once.labels[of],
+        predictions=Predictions(
+            p.rows[of], {n: z[of] for n, z in p.logits.items()}, {n: h[of] for n, h in p.has.items()}, p.context[of]
+        ),
+    )
+    found = coverage(many)
+    women = int((p.context[:, 2] == 1).sum())
+    assert found["female"].cases == 6 * women >= 200
+    assert found["all"].cases == len(of)
+    assert found["all"].covered.high >= 0.9
+    with pytest.raises(ValueError, match="too few"):
+        coverage(replace(once, labels=np.zeros_like(once.labels)))
