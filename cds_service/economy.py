@@ -168,15 +168,17 @@ def make_room(record: AnswerRecord, crowd: Crowd) -> AnswerRecord:
     card = next((c for c in record.cards if not c.shadow), None)
     if card is None or card.indicator == "critical":
         return record
-    if sum(LOUDNESS[rival.indicator] >= LOUDNESS[card.indicator] for rival in crowd.rivals) >= PER_EVENT:
+    spent = _spent(crowd) if card.indicator == "warning" else ""
+    crowded = sum(LOUDNESS[rival.indicator] >= LOUDNESS[card.indicator] for rival in crowd.rivals) >= PER_EVENT
+    if crowded or (spent and crowd.told):
+        # What may only inform by now is not said to the same user again for every further order.
         kept = tuple(c for c in record.cards if c is not card)
+        cause = "two per event" if crowded else spent
         said = tuple(
-            structs.replace(d, outcome="capped", cause="two per event") if _is_of(d, card.rules) else d
-            for d in record.decisions
+            structs.replace(d, outcome="capped", cause=cause) if _is_of(d, card.rules) else d for d in record.decisions
         )
         return structs.replace(record, cards=kept, decisions=said)
-    spent = _spent(crowd)
-    if card.indicator == "warning" and spent:
+    if spent:
         lowered = structs.replace(card, indicator="info")
         said = tuple(
             structs.replace(d, cause=spent, tier="info") if _is_of(d, card.rules) else d for d in record.decisions

@@ -130,8 +130,19 @@ def crowd(conn: Connection, record: AnswerRecord) -> Crowd:
     )
     rivals = tuple(Rival(row.service, row.indicator) for row in conn.execute(side_by_side))
     known = Crowd(rivals, conn.execute(interrupting).scalar_one())
-    warns = any(card.indicator == "warning" and not card.shadow for card in record.cards)
-    return _with_orders(conn, record, known) if warns and record.hook in ORDER_HOOKS else known
+    warning = next((c for c in record.cards if c.indicator == "warning" and not c.shadow), None)
+    if warning is None:
+        return known
+    quieter = select(cards_shown.c.orders).where(
+        *mine,
+        cards_shown.c.fingerprint == warning.fingerprint,
+        cards_shown.c.fingerprint != "",
+        cards_shown.c.indicator == "info",
+        cards_shown.c.shown_at > record.at - WEEK,
+    )
+    told = [set(orjson.loads(row.orders)) for row in conn.execute(quieter)]
+    known = structs.replace(known, told=bool(told) and not any(o.intersection(warning.orders) for o in told))
+    return _with_orders(conn, record, known) if record.hook in ORDER_HOOKS else known
 
 
 def _with_orders(conn: Connection, record: AnswerRecord, known: Crowd) -> Crowd:

@@ -208,12 +208,14 @@ class Crowd(msgspec.Struct, frozen=True):
     interruptions  warning and critical cards of the last week
     orders, order_interruptions  what the whole site signed lately, and its warning and critical cards about orders;
         known only for a warning about an order
+    told  this user was told the same as info in the last week, about other orders
     """
 
     rivals: tuple[Rival, ...] = ()
     interruptions: int = 0
     orders: int = 0
     order_interruptions: int = 0
+    told: bool = False
 
 
 Settle = Callable[[AnswerRecord, Crowd], AnswerRecord]

@@ -228,6 +228,14 @@ def test_of_a_thousand_orders_five_are_interrupted_and_a_sixth_warning_is_shown_
     assert make_room(record("critical"), after(10 * allowed)).cards[0].indicator == "critical"
 
 
+def test_what_the_budget_turned_into_info_is_not_said_again_for_every_further_order() -> None:
+    again = make_room(record("warning"), Crowd(interruptions=8, told=True))
+    assert again.cards == ()
+    assert again.decisions == (Decision("CX-02", "capped", "eight per week", tier="warning"),)
+    assert make_room(record("warning"), Crowd(interruptions=7, told=True)).cards[0].indicator == "warning"
+    assert make_room(record("critical"), Crowd(interruptions=8, told=True)).cards
+
+
 def test_a_card_in_shadow_takes_no_room_and_is_never_capped() -> None:
     assert make_room(record(shadow=True), beside("warning", "warning")).cards
 

@@ -212,6 +212,11 @@ def test_a_sixth_order_interrupted_in_a_young_site_comes_as_info_whoever_signs_a
         w.wait(hours=1)
         tiers.append(w.cards("one", patient=f"p{n}", user=f"Practitioner/u{n}")[0]["indicator"])
     assert tiers == ["warning"] * 5 + ["info"]
+    assert w.cards("one", "order-sign", patient="p5", user="Practitioner/u5")[0]["indicator"] == "info"
+    w.wait(hours=1)
+    assert w.cards("one", patient="p5", user="Practitioner/u5", order="d2") == []  # told as info, about another order
+    rows = w.state.feedback_report(w.now.replace(year=2025), w.now.replace(year=2027)).rows
+    assert [r.capped for r in rows if r.capped] == [{"five per thousand orders": 1}]
     assert w.cards("one", "order-sign", patient="p4", user="Practitioner/u4")[0]["indicator"] == "warning"
     assert w.cards("one", "patient-view", patient="p8")[0]["indicator"] == "warning"
     assert w.cards("three", patient="p7")[0]["indicator"] == "critical"
