@@ -106,8 +106,9 @@ def status_of(resource: Resource) -> str:
 
 def reference_of(resource: Resource) -> str:
     """`Observation/123`; only the type for a resource without an id."""
-    kind, id_ = type_of(resource) or "unknown", id_of(resource)
-    return f"{kind}/{id_}" if id_ else kind
+    kind, id_ = resource.get("resourceType"), resource.get("id")
+    kind = kind if isinstance(kind, str) and kind else "unknown"
+    return f"{kind}/{id_}" if isinstance(id_, str) and id_ else kind
 
 
 def source_of(resource: Resource) -> Source:

@@ -139,6 +139,8 @@ def _has_value(value: r4.Value) -> bool:
 
 
 def _spoilt(observation: r4.Observation) -> bool:
+    if not observation.interpretation and not observation.note:
+        return False
     if any(i.says("QCF") for i in observation.interpretation):
         return True
     texts = [n.text for n in observation.note] + [i.text for i in observation.interpretation]

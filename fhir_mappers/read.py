@@ -74,21 +74,23 @@ def read_record(
     patient_id = fhir.last_segment(patient_id)
     gaps: list[Gap] = []
     mine, supporting = _select(resources, patient_id, gaps)
-    patient = next((r for r in mine if fhir.type_of(r) == "Patient"), None)
+    kinds: dict[str, list[fhir.Resource]] = {}
+    for resource in mine:
+        kinds.setdefault(fhir.type_of(resource), []).append(resource)
+    patient = next(iter(kinds.get("Patient", ())), None)
     person = _person(patient, patient_id, as_of, gaps)
-    encounter, missed = current_encounter((r for r in mine if fhir.type_of(r) == "Encounter"), as_of, supporting)
+    encounter, missed = current_encounter(kinds.get("Encounter", ()), as_of, supporting)
     gaps += missed
     items: list[Item] = []
     for resource in mine:
         items += _read(resource, person, as_of, supporting)
-    forms = [r for r in mine if fhir.type_of(r) == FORM]
-    orders, missed = read_drafts(drafts, as_of, patient_id, forms)
+    orders, missed = read_drafts(drafts, as_of, patient_id, kinds.get(FORM, []))
     drafted = {o.ref for o in orders}
     orders += [o for o in _of(Order, items) if o.ref not in drafted]
     gaps += [*missed, *_of(Gap, items)]
     labs, missed = settle(_of(Lab, items), as_of)
     gaps += missed
-    implied = significances(r for r in mine if fhir.type_of(r) == "Observation")
+    implied = significances(kinds.get("Observation", ()))
     genes = [with_significance(g, implied) for g in _of(GeneResult, items)]
     studies = _of(Study, items)
     images, missed = _images(dicom, studies, patient, person, as_of)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from calendar import monthrange
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import MAXYEAR, UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 SKEW = timedelta(minutes=10)
@@ -35,7 +35,8 @@ def read_time(text: str | None, as_of: datetime) -> Moment | None:
         if _TIMED.fullmatch(text):
             at = datetime.fromisoformat(text)
             at = at if at.tzinfo else at.replace(tzinfo=UTC)
-            at.astimezone(UTC)  # raises where an offset leads out of the calendar
+            if not 1 < at.year < MAXYEAR:
+                at.astimezone(UTC)  # raises where an offset leads out of the calendar
             return Moment(at, True)
         if _DATED.fullmatch(text):
             day = date.fromisoformat(text)

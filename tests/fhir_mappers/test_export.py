@@ -112,6 +112,7 @@ class Frame:
     frame: bytes
     transfer_syntax: str
     reference: str
+    rendered: bool = False
 
 
 SPEC = InputSpec(
