@@ -127,7 +127,7 @@ class Watcher:
     def __init__(self, tree: Path, url: str, folder: Path) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks/state_calls.py"), url, str(folder)],
-            env={**os.environ, "PYTHONPATH": str(tree)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), os.environ.get("PYTHONPATH", "")))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -205,7 +205,7 @@ def test_a_signal_lets_calls_under_way_finish_and_exits_with_0(
     path = os.pathsep.join([str(plugin), str(Path(__file__).parent)])
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(services_folder), str(tmp_path), str(port)],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((path, os.environ.get("PYTHONPATH", "")))},
         stderr=subprocess.PIPE,
     )
     url = f"http://127.0.0.1:{port}"
