@@ -7,7 +7,9 @@ fetched    nothing prefetched, from a FHIR server and an archive that take 20 ms
 cold       everything prefetched but the film, which nobody has asked for before: one call for each patient
 
 Beside `fetched` its critical path: three answers one after the other (search, the study's metadata, its frame) and
-what one cached call takes by itself. Goals: cached p95 250 ms and p99 400 ms at 8 in flight on two cores, no failure;
+what one cached call takes by itself, without its own stage of evidence: the archive is asked there as well. A film
+counts as cold where the service's log says that it spent time on films; the line says of how many calls.
+Goals: cached p95 250 ms and p99 400 ms at 8 in flight on two cores, no failure;
 fetched at most 1.3 times its critical path.
 """
 
@@ -78,17 +80,22 @@ def one_by_one(house: Ordersight, service: str, calls: list[str]) -> list[Sample
 
 def stages(log: Path, since: int) -> dict[str, float]:
     """The median milliseconds of each stage in the service's own log lines after byte `since`."""
+    each = spent(log, since)
+    names = {name for ms in each for name in ms}
+    return {name: round(quantile([ms[name] for ms in each if name in ms], 0.5), 1) for name in sorted(names)}
+
+
+def spent(log: Path, since: int) -> list[dict[str, float]]:
+    """The milliseconds of every stage, of each call that is logged after byte `since`."""
     lines = [json.loads(x) for x in log.read_bytes()[since:].splitlines() if x.startswith(b"{")]
-    spent = [line["ms"] for line in lines if isinstance(line.get("ms"), dict)]
-    names = {name for ms in spent for name in ms}
-    return {name: round(quantile([ms[name] for ms in spent if name in ms], 0.5), 1) for name in sorted(names)}
+    return [line["ms"] for line in lines if isinstance(line.get("ms"), dict)]
 
 
 def under_load(house: Ordersight, service: str, calls: list[str], callers: int, count: int) -> dict[str, Any]:
     """About `count` calls at `callers` in flight, after a short warm-up that says how long that will take."""
     path = f"/cds-services/{service}"
     warm = loaded(Plan(house.base, path, calls, callers, 2.0, house.tokens(service, 600)), house.pid)
-    seconds = max(2.0, min(60.0, count / max(1.0, warm["per_s"])))
+    seconds = max(2.0, min(600.0, count / max(1.0, warm["per_s"])))
     since = house.log.stat().st_size
     row = loaded(Plan(house.base, path, calls, callers, seconds, house.tokens(service, count * 2)), house.pid)
     return {**row, "stages_ms": stages(house.log, since)}
@@ -107,19 +114,24 @@ def measure(
     sent, unsent = [a for a, _ in calls], [b for _, b in calls]
     since = house.log.stat().st_size
     cold = {**summary(one_by_one(house, service, sent), 1.0), "stages_ms": stages(house.log, since)}
+    with_films = sum(ms.get("films", 0) > 0 for ms in spent(house.log, since))
     rows = [{"what": "cold film", "callers": 1, **cold, "per_s": None, "cpu_ms": None, "rss_mb": None}]
+    since = house.log.stat().st_size
     alone = quantile([s.seconds for s in one_by_one(house, service, sent * 2) if s.status == 200], 0.5)
+    asking_ms = stages(house.log, since).get("evidence", 0.0)
     fetched_alone = summary(one_by_one(house, service, unsent * 2), 1.0)
     rows.append(
         {"what": "fetched, alone", **fetched_alone, "callers": 1, "per_s": None, "cpu_ms": None, "rss_mb": None}
     )
     rows.append({"what": "cached", **under_load(house, service, sent, callers, count)})
     rows.append({"what": "fetched", **under_load(house, service, unsent, callers, count // 4)})
-    critical_ms = ROUNDS * latency_ms + 1000 * alone
+    critical_ms = ROUNDS * latency_ms + max(0.0, 1000 * alone - asking_ms)
     return {
         "patients": len(sent),
         "results": rows,
+        "calls_with_cold_film": with_films,
         "cached_alone_p50_ms": round(1000 * alone, 1),
+        "cached_alone_evidence_ms": asking_ms,
         "critical_path_ms": round(critical_ms, 1),
         "fetched_over_critical_path": round(fetched_alone["p50_ms"] / critical_ms, 2),
     }
@@ -165,7 +177,9 @@ def show(found: dict[str, Any]) -> None:
         if r.get("stages_ms"):
             print(f"{r['what']}: median ms by stage: " + ", ".join(f"{k} {v}" for k, v in r["stages_ms"].items()))
     alone, whole = found["cached_alone_p50_ms"], found["critical_path_ms"]
-    print(f"critical path of fetched: {whole} ms ({ROUNDS} answers and {alone} ms)")
+    asking = found["cached_alone_evidence_ms"]
+    print(f"cold film: {found['calls_with_cold_film']} of {found['patients']} calls had one to read")
+    print(f"critical path of fetched: {whole} ms ({ROUNDS} answers and {alone} ms without {asking} ms of asking)")
     print(f"fetched, alone: {found['fetched_over_critical_path']} times that")
 
 
