@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import library
 
 from models.backbones.manifest import BackboneError
 
@@ -43,7 +44,7 @@ def _torchvision_operators() -> None:
         torch.ops.load_library(str(Path(spec.origin).parent / "_C.so"))  # type: ignore[no-untyped-call]
     except OSError:
         global _declared  # noqa: PLW0603 - the declaration lives as long as the object
-        _declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        _declared = library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         _declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 

@@ -9,9 +9,7 @@ from models.checkpoint import read_card
 from models.film_reader import is_film_reader
 
 ROOT = Path(__file__).resolve().parents[3]
-FOLDERS = sorted(
-    p.parent for p in (ROOT / "manifests" / "models").glob("*/model.json") if not is_film_reader(p.parent)
-)
+FOLDERS = sorted(p.parent for p in (ROOT / "manifests" / "models").glob("*/model.json") if not is_film_reader(p.parent))
 
 
 def test_the_committed_page_is_what_the_models_say_of_themselves() -> None:
