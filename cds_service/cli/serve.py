@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -18,6 +17,8 @@ from cds_service.readiness import warnings
 from cds_service.server import serve as serve_app
 from cds_service.settings import Settings
 from models.backbones.manifest import accept_licences
+from models.registry import Registry
+from models.rollout import ServedModels
 from models.serving import Engine
 
 
@@ -45,11 +46,15 @@ def serve(
     # What is loaded stays for good: a full collection that walks all of torch's objects is a pause in somebody's call.
     gc.collect()
     gc.freeze()
-    serve_app(app, settings)
+    with engines.following(app.extensions["ordersight"].state.active_models):
+        serve_app(app, settings)
 
 
-def load_engines(services: Services, settings: Settings) -> Mapping[str, Engine]:
-    """Load and warm the model of every service that has one. Raises CommandError for one that is not there."""
+def load_engines(services: Services, settings: Settings) -> ServedModels:
+    """Load and warm the model of every service that has one. Raises CommandError for one that is not there.
+
+    These are the shipped ones, until they follow what was activated.
+    """
     accept_licences(settings.accepted_licences)
     engines: dict[str, Engine] = {}
     for name in services.models():
@@ -61,4 +66,4 @@ def load_engines(services: Services, settings: Settings) -> Mapping[str, Engine]
                 "or name another one in the manifest"
             )
         engines[name] = Engine.load(folder)
-    return engines
+    return ServedModels(Registry(settings.models), engines)
