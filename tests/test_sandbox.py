@@ -294,6 +294,20 @@ def test_another_drug_accepted_in_the_sandbox_s_prescribing_form_signs_without_t
     assert injured.fire("order-sign", **injured.prescription(chosen))["precision-prescribing"] == []
 
 
+@pytest.mark.parametrize("hook", ["order-select", "order-sign"])
+def test_the_orders_the_specification_prints_are_no_business_of_imaging_safety(
+    sandbox: Sandbox, shared: Path, hook: str
+) -> None:
+    """Diets and drugs for a patient the FHIR server does not have: an answer, so nothing was asked of that server."""
+    printed = sorted((shared / "data" / "cds_hooks_samples").glob(f"context_{hook}_*.json"))
+    assert len(printed) == 2
+    for sample in printed:
+        context = msgspec.json.decode(sample.read_bytes())["context"]
+        body = {"hook": hook, "hookInstance": str(uuid.uuid4()), "fhirServer": sandbox.fhir, "context": context}
+        answer = sandbox.send(f"{sandbox.service}/cds-services/imaging-safety", body)
+        assert (answer.status_code, answer.json()) == (200, {"cards": []}), sample.name
+
+
 def test_what_goes_wrong_is_told_to_the_page_too(sandbox: Sandbox) -> None:
     """A browser shows a page nothing of an answer without its CORS header; `send` looks for it on each."""
     url = f"{sandbox.service}/cds-services/imaging-safety"
