@@ -18,12 +18,13 @@ from typing import Any
 import msgspec
 import pytest
 import requests
-import yaml
 from house import running_house
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 from real_servers import FhirServer
+from typer.testing import CliRunner
 
+from cds_service.cli.main import assemble
 from cds_service.state.store import Store
 
 pytestmark = pytest.mark.servers
@@ -193,11 +194,14 @@ def chart(fhir: FhirServer, patient: str, creatinine: Mapping[int, float]) -> No
 
 
 def register(folder: Path, service: str, fhir: str) -> None:
-    """Its key set lies in a file here, as where its own address cannot be reached; `jku` names that address still."""
+    """By command; its keys lie in a file, as where its own address cannot be reached; `jku` names that address."""
     keys = folder / "sandbox.json"
     keys.write_bytes(msgspec.json.encode(KeySet([KEY]).as_dict(private=False)))
-    entry = {"name": "sandbox", "issuer": ORIGIN, "jwks_url": JKU, "jwks_file": str(keys), "audience": service}
-    (folder / "clients.yaml").write_text(yaml.safe_dump([{**entry, "fhir": [{"base": fhir}]}]))
+    words = ["clients", "add", "sandbox", "--issuer", ORIGIN, "--jwks-url", JKU, "--jwks-file", str(keys)]
+    words += ["--audience", service, "--fhir", fhir]
+    env = {"ORDERSIGHT_CLIENTS": str(folder / "clients.yaml")}
+    done = CliRunner().invoke(assemble(["clients"]), words, env=env)
+    assert done.exit_code == 0, (done.output, done.exception)
 
 
 @pytest.fixture(scope="module")

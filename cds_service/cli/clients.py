@@ -33,7 +33,9 @@ def add(
         list[str] | None, typer.Option(help="DICOMweb root beside these FHIR servers; may be repeated.")
     ] = None,
     jwks_url: Annotated[str, typer.Option(help="Where its public keys are.")] = "",
-    jwks_file: Annotated[Path | None, typer.Option(help="Or the file they are in.")] = None,
+    jwks_file: Annotated[
+        Path | None, typer.Option(help="The file they are in; beside --jwks-url, read instead of it.")
+    ] = None,
     tenant: Annotated[str, typer.Option(help="Whose patients these are; the name, if left out.")] = "",
     audience: Annotated[str, typer.Option(help="Our base URL as this client calls it, if it has one of its own.")] = "",
     allow_private: Annotated[
@@ -41,8 +43,8 @@ def add(
     ] = False,
 ) -> None:
     """Register a CDS client."""
-    if bool(jwks_url) == (jwks_file is not None):
-        raise CommandError("a client has its keys at --jwks-url or in --jwks-file, one of the two")
+    if not jwks_url and jwks_file is None:
+        raise CommandError("a client has its keys at --jwks-url or in --jwks-file: give one, or both")
     if jwks_file is not None and not jwks_file.is_file():
         raise CommandError(f"{jwks_file}: there is no such file")
     if not fhir and dicomweb:
