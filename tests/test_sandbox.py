@@ -312,6 +312,18 @@ def test_the_orders_the_specification_prints_are_no_business_of_imaging_safety(
         assert (answer.status_code, answer.json()) == (200, {"cards": []}), sample.name
 
 
+def test_what_the_sandbox_could_not_prefetch_is_read_from_its_open_server_without_a_token(
+    sandbox: Sandbox, fhir_server: FhirServer
+) -> None:
+    context = {"patientId": sandbox.patient, "userId": "Practitioner/COREPRACTITIONER1"}
+    body = {"hook": "order-sign", "hookInstance": str(uuid.uuid4()), "fhirServer": sandbox.fhir}
+    whole = {**body, "context": {**context, **sandbox.imaging(WITH_CONTRAST)}}
+    fhir_server.forget()
+    cards = sandbox.send(f"{sandbox.service}/cds-services/imaging-safety", whole).json()["cards"]
+    assert ["eGFR 26" in card["summary"] for card in cards] == [True]
+    assert {read.get("authorization") for read in fhir_server.requests()} == {None}
+
+
 def test_what_goes_wrong_is_told_to_the_page_too(sandbox: Sandbox) -> None:
     """A browser shows a page nothing of an answer without its CORS header; `send` looks for it on each."""
     url = f"{sandbox.service}/cds-services/imaging-safety"
