@@ -64,11 +64,12 @@ class Gauges:
                 for name, engine in house.engines.items()
             },
         )
-        if house.ahead is not None:
-            counts, depth = house.ahead.cache.counts, house.ahead.depth
-            yield _family("film_cache_total", {(kind,): float(counts.get(kind, 0)) for kind in get_args(Cached)})
-            yield _family("film_cache_films", {(): float(depth.films)})
-            yield _family("film_jobs", {("waiting",): float(depth.waiting), ("dead",): float(depth.dead)})
+        ahead = house.ahead
+        counts = ahead.cache.counts if ahead is not None else {}
+        films, waiting, dead = (ahead.depth.films, ahead.depth.waiting, ahead.depth.dead) if ahead else (0, 0, 0)
+        yield _family("film_cache_total", {(kind,): float(counts.get(kind, 0)) for kind in get_args(Cached)})
+        yield _family("film_cache_films", {(): float(films)})
+        yield _family("film_jobs", {("waiting",): float(waiting), ("dead",): float(dead)})
         health = house.state.health()
         yield _family("outbox_depth", {(): float(health.outbox)})
         yield _family("outbox_oldest_seconds", {(): health.outbox_oldest_s})

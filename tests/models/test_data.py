@@ -95,11 +95,10 @@ def test_shards_of_two_specs_do_not_mix(path: Path, tmp_path: Path) -> None:
         read_shards(tmp_path)
 
 
-def test_thinning_keeps_a_part_and_never_more_than_asked(shards: dict[str, Shard]) -> None:
+def test_thinning_keeps_a_part_by_chance_and_all_without_one(shards: dict[str, Shard]) -> None:
     shard, rng = shards["generated"], np.random.default_rng(0)
     row = int(np.argmax(np.diff(shard.arrays["labs.offsets"])))
     whole = int(np.diff(shard.arrays["labs.offsets"])[row])
-    assert len(thin_labs(shard, row, rng, 0.0, 1000)) == whole
-    sizes = [len(thin_labs(shard, row, rng, 1.0, 1000)) for _ in range(30)]
+    assert len(thin_labs(shard, row, rng, 0.0)) == whole
+    sizes = [len(thin_labs(shard, row, rng, 1.0)) for _ in range(30)]
     assert 0 < min(sizes) < max(sizes) <= whole
-    assert len(thin_labs(shard, row, rng, 0.0, 5)) == 5

@@ -101,7 +101,7 @@ def test_feedback_on_a_card_nobody_sent_is_parked_and_counts_nowhere(store: Stor
 
 
 def test_another_tenants_card_is_as_unknown_as_one_that_never_was(store: Store) -> None:
-    store.record_answer(answer(card("c1")))
+    store.record_answer(answer(card("c1")), timeout=30.0)  # into the database, however slow, and not the outbox
     before = store.feedback_report(NOW - DAY, NOW + DAY, tenant="north")
     theirs = store.record_feedback("south", [item("c1", "overridden")])
     assert theirs == store.record_feedback("south", [item("nobodys", "overridden")]) == FeedbackResult(1, 0, 1)
