@@ -28,6 +28,7 @@ def processes(device: str) -> Iterator[tuple[int, str]]:
             device = f"cuda:{dist.get_rank() % torch.cuda.device_count()}"
             torch.cuda.set_device(device)
         yield dist.get_rank(), device
+        dist.barrier()  # whoever is done first would take the connection from under the others
     finally:
         dist.destroy_process_group()
 
