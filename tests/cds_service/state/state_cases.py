@@ -46,7 +46,7 @@ def item(card_id: str, outcome: str = "accepted", minutes: float = 1, **changes:
     return FeedbackItem(**(fields | changes))
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> float:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> float:
     """Wait until it is true; how long that took. Fails after `seconds`."""
     started = time.monotonic()
     while not true():
