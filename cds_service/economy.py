@@ -15,7 +15,16 @@ from typing import Literal
 from msgspec import structs
 
 from cds_service.cards import Card, Indicator
-from cds_service.state.records import AnswerRecord, Crowd, Decision, History, Setting, Shown
+from cds_service.state.records import (
+    PER_ORDER,
+    PER_USER_AND_WEEK,
+    AnswerRecord,
+    Crowd,
+    Decision,
+    History,
+    Setting,
+    Shown,
+)
 
 LOUDNESS: Mapping[Indicator, int] = {"info": 0, "warning": 1, "critical": 2}
 PRIORITY = (
@@ -40,12 +49,8 @@ SAME_ORDER = timedelta(hours=24)
 LASTING_REASONS = frozenset({"risk-benefit-ratio", "cds-not-applicable"})
 LATER = "need-more-info"
 PER_EVENT = 2
-PER_WEEK = 8
-"""Warning and critical cards for one user in a week; a warning beyond it is shown as info, a critical one as it is."""
-PER_ORDER = 0.005
 FEWEST_ORDERS = 1_000
-"""Warning and critical cards for each order the whole site signed lately. A site that has signed fewer has what a
-thousand would allow it, so that its first warning is not too many."""
+"""A site that has signed fewer orders has the budget of so many, so that its first warning is not too many."""
 
 Cause = Literal["silenced", "overridden", "accepted", "answered", "later", "shown"]
 
@@ -189,7 +194,7 @@ def make_room(record: AnswerRecord, crowd: Crowd) -> AnswerRecord:
 
 def _spent(crowd: Crowd) -> str:
     """Which budget another interruption would exceed, "" for none."""
-    if crowd.interruptions >= PER_WEEK:
+    if crowd.interruptions >= PER_USER_AND_WEEK:
         return "eight per week"
     if crowd.order_interruptions + 1 > PER_ORDER * max(FEWEST_ORDERS, crowd.orders):
         return "five per thousand orders"

@@ -12,8 +12,7 @@ from flask import Blueprint, Response, request
 
 from cds_service.pages.console_models import model_names
 from cds_service.pages.console_page import Console, admin
-from cds_service.state.desk import PER_ORDER, PER_USER_AND_WEEK
-from cds_service.state.records import ReportRow
+from cds_service.state.records import PER_ORDER, PER_USER_AND_WEEK, ReportRow
 
 PERIODS = (7, 28, 91, 365)
 ACCEPTANCE: Mapping[str, float] = {"critical": 0.60, "warning": 0.30, "info": 0.10}

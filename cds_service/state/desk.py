@@ -13,13 +13,11 @@ from sqlalchemy import Connection, and_, case, func, select
 
 from cds_service.state import audit as chain
 from cds_service.state.answers import latest_answers
+from cds_service.state.records import PER_USER_AND_WEEK
 from cds_service.state.store import WAIT_S, Store
 from cds_service.state.tables import as_dict, audit, cards_shown, dump, feedback
 
 ORDER_HOOKS = ("order-select", "order-sign")
-PER_ORDER = 0.005
-PER_USER_AND_WEEK = 8
-"""The product's budgets: interruptions on at most 0.5 % of the orders seen, and at most 8 per user and week."""
 
 
 MOST = 200

@@ -15,6 +15,10 @@ Setting = Literal["inpatient", "outpatient", ""]
 """Where the patient was; "" where that is not known."""
 COMMENT_LIMIT = 4000
 ID_LIMIT = 512
+PER_ORDER = 0.005
+PER_USER_AND_WEEK = 8
+"""Budgets of warning and critical cards: for each order the whole site signed lately, and for one user in a week. A
+warning beyond either is shown as info, a critical card as it is; the console reports against the same numbers."""
 
 
 def storable(text: str, limit: int) -> str:
