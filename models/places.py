@@ -1,7 +1,8 @@
 """Where on a film a finding's probability comes from: how much of it goes when a part of the film is blotted out.
 
 At order time the parts are the cells of the encoder's own grid, all blotted out in one small pass, so that every
-finding is placed for less than a film's encoding costs. For the evidence page the film itself is (`explain`).
+finding is placed for less than a film's encoding costs. `explain` blots out the film itself, finer and
+slower: for looking into a model, no page shows it yet.
 """
 
 from __future__ import annotations

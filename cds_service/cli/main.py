@@ -91,6 +91,7 @@ def run() -> None:
     try:
         assemble(sys.argv[1:])()
     except Exception as error:
+        # What somebody can do something about is told in a line; anything else is ours and keeps its trace.
         if not expected(error):
             raise
         Console(stderr=True).print(f"[bold red]cds-service:[/] {error}", highlight=False, soft_wrap=True)

@@ -169,7 +169,7 @@ def _held(path: Path) -> int | None:
     except BlockingIOError:
         os.close(handle)
         return None
-    except BaseException:
+    except BaseException:  # whatever ends this, the lock must not outlive it
         os.close(handle)
         raise
     return handle
