@@ -61,12 +61,13 @@ class Size:
     vit: dict[str, int]
     rates: tuple[int, ...]
     seconds: float
+    patients: int
 
 
 VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 518, "patch_size": 14}
 VIT_QUICK = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 70, "patch_size": 14}
-FULL = Size(8192, 2048, 20, (1, 2, 4, 8, 16, 32, 64, 128), VIT_B, (10, 30, 100, 300, 1000, 2000), 8.0)
-QUICK = Size(256, 16, 2, (1, 2), VIT_QUICK, (10, 20), 0.5)
+FULL = Size(8192, 2048, 20, (1, 2, 4, 8, 16, 32, 64, 128), VIT_B, (10, 30, 100, 300, 1000, 2000), 8.0, 16)
+QUICK = Size(256, 16, 2, (1, 2), VIT_QUICK, (10, 20), 0.5, 2)
 
 
 def synchronised(device: str) -> None:
@@ -240,7 +241,7 @@ def queue(device: str, size: Size) -> list[dict[str, Any]]:
     rows = []
     stored = load_checkpoint(ROOT / "manifests" / "models" / CHECKPOINTS["small"])
     with Engine(Answerer(stored, device=device)) as engine:
-        patients = [patient(stored.card.spec, seed) for seed in range(16)]
+        patients = [patient(stored.card.spec, seed) for seed in range(size.patients)]
         for one in patients:
             engine.assess(one, timeout=60.0)  # its films are then encoded and kept, as at order time
         for backfill in (False, True):
@@ -309,12 +310,12 @@ def show(console: Console, title: str, rows: Sequence[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it runs, not what is reached")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.quick:
         torch.set_num_threads(1)  # small products on two busy cores wait for each other longer than they work
     device, size, console = given.device, QUICK if given.quick else FULL, Console()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -22,6 +23,8 @@ import rig  # noqa: E402
 from load import Plan, Sample  # noqa: E402
 
 from cds_service.manifest import load_services  # noqa: E402
+
+JSON = {"Content-Type": "application/json"}
 
 
 def test_the_exponent_of_a_square_is_two_and_of_a_line_one() -> None:
@@ -92,8 +95,8 @@ def test_the_protocol_is_measured_on_a_running_service_that_checks_its_callers(t
     manifests = rig.manifests_of(tmp_path / "manifests", [protocol.SERVICE])
     with rig.ordersight(tmp_path / "house", manifests=manifests) as house:
         path = f"/cds-services/{protocol.SERVICE}"
-        unsigned = rig.loaded(Plan(house.base, path, [text], 1, 0.3), house.pid)
-        assert unsigned["failed"] == unsigned["calls"] > 0
+        unsigned = requests.post(f"{house.base}{path}", data=text, headers=JSON, timeout=60)
+        assert unsigned.status_code == 401
         signed = rig.loaded(Plan(house.base, path, [text], 2, 0.5, house.tokens(protocol.SERVICE, 200)), house.pid)
         assert signed["calls"] > 0
         assert signed["failed"] == 0
@@ -103,11 +106,14 @@ def test_the_protocol_is_measured_on_a_running_service_that_checks_its_callers(t
 
 
 @pytest.mark.parametrize("script", ["protocol", "order", "mapping", "growth", "evidence"])
-def test_each_benchmark_is_one_command(script: str) -> None:
-    line = [sys.executable, str(ROOT / f"benchmarks/{script}.py"), "--help"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"python benchmarks/{script}.py" in done.stdout
+def test_each_benchmark_is_one_command(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{script}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(script).main()
+    assert ended.value.code == 0
+    assert f"python benchmarks/{script}.py" in capsys.readouterr().out
 
 
 def test_results_say_when_where_and_with_what(tmp_path: Path) -> None:
@@ -115,13 +121,13 @@ def test_results_say_when_where_and_with_what(tmp_path: Path) -> None:
     assert {"date", "commit", "cpu", "cores", "load_after", "python", "versions", "results"} <= set(written)
 
 
-def test_of_two_hundred_generated_orders_no_more_are_interrupted_than_a_thousand_would_allow() -> None:
+def test_of_sixty_generated_orders_no_more_are_interrupted_than_a_thousand_would_allow() -> None:
     """CLINICAL.md 2.2: 0.5 % of all orders. The full run of 2,000 is in benchmarks/results."""
-    found = interruptions.replay(200, 20260302)
-    assert sum(kind["orders"] for kind in found["by_kind"].values()) == 200
-    assert 0 < sum(kind["any_card"] for kind in found["by_kind"].values()) < 40
+    found = interruptions.replay(60, 20260302)
+    assert sum(kind["orders"] for kind in found["by_kind"].values()) == 60
+    assert 0 < sum(kind["any_card"] for kind in found["by_kind"].values()) < 12
     assert found["interrupted"] <= 5
     assert found["by_kind"]["laboratory"]["any_card"] == 0
     said = interruptions.page({**found, "silent_rules": []})
-    assert f"{found['interrupted']} of 200 signed orders brought a warning or critical card" in said
+    assert f"{found['interrupted']} of 60 signed orders brought a warning or critical card" in said
     assert "budget of 0.5%" in said

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import gpu  # noqa: E402
 
 
-def test_the_quick_run_on_a_cpu_measures_every_part_and_says_what_it_could_not(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--quick", "--out", str(tmp_path)]
-    said = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
-    assert said.returncode == 0, said.stderr[-2000:]
+@pytest.fixture
+def threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_quick_run_on_a_cpu_measures_every_part_and_says_what_it_could_not(
+    tmp_path: Path, threads_as_before: None
+) -> None:
+    gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("gpu-*-cpu-quick.json")
     found = json.loads(path.read_text())
     assert found["quick"] is True
