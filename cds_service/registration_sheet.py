@@ -153,6 +153,6 @@ def _types(services: Services) -> tuple[str, ...]:
                 found.add(type_)
             if "_include=ImagingStudy:endpoint" in template:
                 found.add("Endpoint")
-            if re.search(r"_include=MedicationRequest:medication", template):
+            if re.search(r"_include=Medication(?:Request|Administration):medication", template):
                 found.add("Medication")
     return tuple(sorted(found))

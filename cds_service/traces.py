@@ -29,6 +29,8 @@ def references(record: PatientRecord) -> set[str]:
         *record.nodules,
         *record.genes,
         *record.lesions,
+        *record.doses,
+        *record.lab_reports,
         *([record.encounter] if record.encounter else ()),
     )
     sources = [item.source for item in items] + ([record.person.source] if record.person.source else [])

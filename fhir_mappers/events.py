@@ -1,4 +1,4 @@
-"""The history: Condition, MedicationRequest, Procedure -> Event; AllergyIntolerance -> Allergy.
+"""The history: Condition, MedicationRequest, Procedure -> Event; AllergyIntolerance -> Allergy; what was given -> Dose.
 
 An event whose code no table knows is kept for reading, with no concepts, and leaves an `unknown-code` Gap: no rule
 can fire on it (DQ-7). A combination product matches only through the codes of its ingredients: the table knows
@@ -13,7 +13,7 @@ from typing import Literal
 
 from fhir_mappers import fhir, r4
 from fhir_mappers.codes import condition_concepts, drug_concepts, knows_conditions, knows_drugs
-from fhir_mappers.record import Allergy, Event, Gap
+from fhir_mappers.record import Allergy, Dose, Event, Gap
 from fhir_mappers.tumours import histology, stage_of
 
 Severity = Literal["severe", "moderate", "mild", "unknown"]
@@ -102,8 +102,31 @@ def read_medication(
         yield Gap("unknown-code", "MedicationRequest", reference)
 
 
+def read_dose(
+    resource: fhir.Resource, as_of: datetime, supporting: Mapping[str, fhir.Resource]
+) -> Iterator[Dose | Gap]:
+    """Read a MedicationAdministration that is done or under way. Raises fhir.Malformed."""
+    reference = fhir.reference_of(resource)
+    given = fhir.read(resource, r4.MedicationAdministration)
+    if given.status not in ("in-progress", "completed"):
+        yield Gap("bad-status", "MedicationAdministration", reference)
+        return
+    period = given.effective_period or r4.Period()
+    at = fhir.read_start(given.effective_date_time or period.start or period.end, as_of)
+    if fhir.in_future(at, as_of):
+        yield Gap("future", "MedicationAdministration", reference)
+        return
+    codes, text = drug_of(resource, given, supporting)
+    concepts = drug_concepts(codes)
+    yield Dose(concepts, codes, text, at, fhir.source_of(resource))
+    if not concepts and not knows_drugs(codes):
+        yield Gap("unknown-code", "MedicationAdministration", reference)
+
+
 def drug_of(
-    resource: fhir.Resource, request: r4.MedicationRequest, supporting: Mapping[str, fhir.Resource]
+    resource: fhir.Resource,
+    request: r4.MedicationRequest | r4.MedicationAdministration,
+    supporting: Mapping[str, fhir.Resource],
 ) -> tuple[fhir.Codes, str]:
     """The codes of the drug and of its ingredients, and the record's wording; through a Medication if need be."""
     codes: fhir.Codes = ()

@@ -142,6 +142,14 @@ class MedicationRequest(Part, frozen=True):
     dosage_instruction: list[Dosage] = []
 
 
+class MedicationAdministration(Part, frozen=True):
+    status: str = ""
+    medication_codeable_concept: Concept | None = None
+    medication_reference: Reference | None = None
+    effective_date_time: str | None = None
+    effective_period: Period | None = None
+
+
 class Reaction(Part, frozen=True):
     substance: Concept | None = None
     manifestation: list[Concept] = []

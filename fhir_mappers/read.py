@@ -16,9 +16,10 @@ from typing import Any, Literal
 import msgspec
 
 from fhir_mappers import fhir
+from fhir_mappers.code_map import CodeMap
 from fhir_mappers.consents import read_consent
 from fhir_mappers.devices import read_device
-from fhir_mappers.events import read_allergy, read_condition, read_medication, read_procedure
+from fhir_mappers.events import read_allergy, read_condition, read_dose, read_medication, read_procedure
 from fhir_mappers.genomics import is_genomic, read_genes, significances, with_significance
 from fhir_mappers.imaging import DicomFrame, decode_film
 from fhir_mappers.labs import read_observation, settle
@@ -29,12 +30,14 @@ from fhir_mappers.questions import KIND as FORM
 from fhir_mappers.record import (
     Allergy,
     Coded,
+    Dose,
     Event,
     Gap,
     GeneResult,
     Image,
     Implant,
     Lab,
+    LabReport,
     Lesion,
     Nodule,
     Order,
@@ -50,7 +53,23 @@ from fhir_mappers.tumours import is_tumour, read_genetic_report, read_tumour, sp
 SUPPORTING = frozenset({"Medication", "Endpoint", "Location"})
 """Types that belong to no patient and are read only where a patient's resource refers to them."""
 
-Item = Lab | Coded | Event | Allergy | Order | Study | Report | Nodule | Implant | Lesion | GeneResult | Gap
+NO_MAP = CodeMap()
+Item = (
+    Lab
+    | Coded
+    | Event
+    | Allergy
+    | Order
+    | Study
+    | Report
+    | Nodule
+    | Implant
+    | Lesion
+    | GeneResult
+    | Dose
+    | LabReport
+    | Gap
+)
 
 
 def read_record(
@@ -61,8 +80,9 @@ def read_record(
     patient_id: str,
     drafts: Iterable[fhir.Resource] = (),
     kept: Iterable[Image] = (),
+    local: CodeMap = NO_MAP,
 ) -> PatientRecord:
-    """Read everything known of one patient at `as_of` (timezone-aware).
+    """Read everything known of one patient at `as_of` (timezone-aware); `local` is what the site's own codes mean.
 
     `kept` are films of this patient that were encoded when they arrived; one whose pixels came as well is not used.
 
@@ -73,7 +93,7 @@ def read_record(
         raise ValueError("as_of needs a time zone: a record without one cannot be compared with its results")
     patient_id = fhir.last_segment(patient_id)
     gaps: list[Gap] = []
-    mine, supporting = _select(resources, patient_id, gaps)
+    mine, supporting = _select(_understood(resources, local), patient_id, gaps)
     kinds: dict[str, list[fhir.Resource]] = {}
     for resource in mine:
         kinds.setdefault(fhir.type_of(resource), []).append(resource)
@@ -84,7 +104,7 @@ def read_record(
     items: list[Item] = []
     for resource in mine:
         items += _read(resource, person, as_of, supporting)
-    orders, missed = read_drafts(drafts, as_of, patient_id, kinds.get(FORM, []))
+    orders, missed = read_drafts(_understood(drafts, local), as_of, patient_id, kinds.get(FORM, []))
     drafted = {o.ref for o in orders}
     orders += [o for o in _of(Order, items) if o.ref not in drafted]
     gaps += [*missed, *_of(Gap, items)]
@@ -113,14 +133,19 @@ def read_record(
         implants=tuple(sorted(_of(Implant, items), key=lambda i: i.source.reference)),
         genes=newest_first(genes, "at"),
         lesions=newest_first(_of(Lesion, items), "at"),
+        doses=newest_first(_of(Dose, items), "at"),
+        lab_reports=newest_first(_of(LabReport, items), "at"),
         encounter=encounter,
         gaps=tuple(sorted(gaps, key=lambda g: (g.code, g.subject, g.reference))),
     )
 
 
-def read_orders(drafts: Iterable[fhir.Resource], as_of: datetime, patient_id: str | None = None) -> tuple[Order, ...]:
+def read_orders(
+    drafts: Iterable[fhir.Resource], as_of: datetime, patient_id: str | None = None, local: CodeMap = NO_MAP
+) -> tuple[Order, ...]:
     """The draft orders alone, as far as they can be read: enough to decide whether a service is concerned."""
-    orders, _ = read_drafts(drafts, as_of, None if patient_id is None else fhir.last_segment(patient_id))
+    named = None if patient_id is None else fhir.last_segment(patient_id)
+    orders, _ = read_drafts(_understood(drafts, local), as_of, named)
     return tuple(orders)
 
 
@@ -145,6 +170,11 @@ def flatten(resources: Iterable[Any]) -> Iterator[fhir.Resource]:
             yield from (r for r in inner if isinstance(r, fhir.Object))
         else:
             yield resource
+
+
+def _understood(resources: Iterable[fhir.Resource], local: CodeMap) -> Iterable[fhir.Resource]:
+    """With the codings a site's map adds."""
+    return [local.read(resource) for resource in flatten(resources)] if local else resources
 
 
 def _select(
@@ -251,6 +281,7 @@ READERS: dict[str, Reader] = {
     "Observation": _observation,
     "Condition": lambda r, _person, as_of, _s: read_condition(r, as_of),
     "MedicationRequest": lambda r, _person, as_of, s: read_medication(r, as_of, s),
+    "MedicationAdministration": lambda r, _person, as_of, s: read_dose(r, as_of, s),
     "Procedure": lambda r, _person, as_of, _s: read_procedure(r, as_of),
     "AllergyIntolerance": lambda r, _person, as_of, _s: read_allergy(r, as_of),
     "ServiceRequest": lambda r, _person, as_of, _s: read_service_request(r, as_of),

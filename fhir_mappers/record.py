@@ -12,11 +12,13 @@ from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from fhir_mappers.radiology import Image, ImagingOrder, Implant, Instance, Nodule, Report, Study
+from fhir_mappers.ward import Dose, LabReport
 
 __all__ = [
     "Allergy",
     "Answer",
     "Coded",
+    "Dose",
     "Encounter",
     "Event",
     "Gap",
@@ -26,6 +28,7 @@ __all__ = [
     "Implant",
     "Instance",
     "Lab",
+    "LabReport",
     "Lesion",
     "Nodule",
     "Order",
@@ -288,6 +291,8 @@ class PatientRecord:
     implants: tuple[Implant, ...] = ()
     genes: tuple[GeneResult, ...] = ()
     lesions: tuple[Lesion, ...] = ()
+    doses: tuple[Dose, ...] = ()
+    lab_reports: tuple[LabReport, ...] = ()
     encounter: Encounter | None = None
     gaps: tuple[Gap, ...] = ()
 

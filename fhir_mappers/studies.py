@@ -1,4 +1,7 @@
-"""What radiology left in FHIR: ImagingStudy -> Study, DiagnosticReport -> Report, and which films to fetch."""
+"""What radiology left in FHIR: ImagingStudy -> Study, DiagnosticReport -> Report, and which films to fetch.
+
+A DiagnosticReport of the laboratory is a LabReport: how far a test is.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from fhir_mappers import fhir, r4
-from fhir_mappers.codes import find_imaging_order
-from fhir_mappers.record import Gap, Instance, Report, Study
+from fhir_mappers.codes import find_imaging_order, find_lab
+from fhir_mappers.record import Gap, Instance, LabReport, Report, Study
 from fhir_mappers.report.terms import OWN
 
 FILM_MODALITIES = frozenset({"CR", "DX"})
@@ -132,10 +135,10 @@ def _endpoints(
             yield endpoint.address
 
 
-def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | Gap]:
-    """Read a DiagnosticReport of radiology; of another service it is `not-read`. Raises fhir.Malformed.
+def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | LabReport | Gap]:
+    """Read a DiagnosticReport of radiology, or of a laboratory test the table knows. Raises fhir.Malformed.
 
-    A laboratory's report only groups Observations, which are read by themselves.
+    Of any other service it is `not-read`.
     """
     reference = fhir.reference_of(resource)
     report = fhir.read(resource, r4.DiagnosticReport)
@@ -143,13 +146,20 @@ def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | G
     # Our own estimates, written back, are no word of radiology's, until a person has made them final.
     ours = report.status == "preliminary" and any(system == OWN for c in report.category for system, _ in c.codes)
     if ours or not (radiology or report.imaging_study or find_imaging_order(report.code.codes)):
-        yield Gap("not-read", "DiagnosticReport", reference)
+        test = None if ours else find_lab(report.code.codes, laboratory=True)
+        if test is None:
+            yield Gap("not-read", "DiagnosticReport", reference)
+        elif report.status in ("cancelled", "entered-in-error", "unknown", ""):
+            yield Gap("bad-status", "DiagnosticReport", reference)
+        elif fhir.in_future(at := _reported_at(report, as_of), as_of):
+            yield Gap("future", "DiagnosticReport", reference)
+        else:
+            yield LabReport(test.analyte, test.name, report.status, at, fhir.source_of(resource))
         return
     if report.status in ("registered", "cancelled", "entered-in-error", "unknown", ""):
         yield Gap("bad-status", "DiagnosticReport", reference)
         return
-    period = report.effective_period or r4.Period()
-    at = fhir.read_start(report.effective_date_time or period.end or report.issued or period.start, as_of)
+    at = _reported_at(report, as_of)
     issued = fhir.read_time(report.issued, as_of)
     if fhir.in_future(at, as_of) or fhir.in_future(issued and issued.at, as_of):
         yield Gap("future", "DiagnosticReport", reference)
@@ -163,6 +173,11 @@ def read_report(resource: fhir.Resource, as_of: datetime) -> Iterator[Report | G
         source=fhir.source_of(resource),
         findings=tuple(code for c in report.conclusion_code for code in c.codes),
     )
+
+
+def _reported_at(report: r4.DiagnosticReport, as_of: datetime) -> datetime | None:
+    period = report.effective_period or r4.Period()
+    return fhir.read_start(report.effective_date_time or period.end or report.issued or period.start, as_of)
 
 
 def choose_films(studies: Iterable[Study], newest: int, as_of: datetime) -> tuple[Instance, ...]:

@@ -24,6 +24,7 @@ TYPES = (
     "ImagingStudy",
     "Location",
     "Medication",
+    "MedicationAdministration",
     "MedicationRequest",
     "Observation",
     "Patient",
@@ -43,6 +44,7 @@ DATES: dict[str, tuple[str, ...]] = {
     "DiagnosticReport": ("effectiveDateTime", "issued"),
     "Encounter": ("period.start",),
     "ImagingStudy": ("started",),
+    "MedicationAdministration": ("effectiveDateTime", "effectivePeriod.start"),
     "MedicationRequest": ("authoredOn",),
     "Observation": ("effectiveDateTime", "issued"),
     "Procedure": ("performedDateTime",),
@@ -53,6 +55,7 @@ DATE_NAMES = {
     "AllergyIntolerance": ("onset", "date"),
     "Condition": ("onset-date", "recorded-date"),
     "ImagingStudy": ("started",),
+    "MedicationAdministration": ("effective-time",),
     "MedicationRequest": ("authoredon",),
     "QuestionnaireResponse": ("authored",),
     "ServiceRequest": ("authored",),
@@ -69,6 +72,7 @@ TOKENS: dict[str, Mapping[str, str]] = {
 }
 INCLUDES = {
     "ImagingStudy:endpoint": "Endpoint",
+    "MedicationAdministration:medication": "Medication",
     "MedicationRequest:medication": "Medication",
     "Encounter:location": "Location",
     "Observation:specimen": "Specimen",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fhir_mappers.codes import ATC, ICD10CM, RXNORM
-from fhir_mappers.events import read_allergy, read_condition, read_medication, read_procedure
-from fhir_mappers.record import Allergy, Event, Gap
+from fhir_mappers.events import read_allergy, read_condition, read_dose, read_medication, read_procedure
+from fhir_mappers.record import Allergy, Dose, Event, Gap
 
 AS_OF = datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
 SNOMED = "http://snomed.info/sct"
@@ -285,3 +285,37 @@ def test_no_known_allergy_is_no_allergy() -> None:
 def test_an_allergy_nobody_has_a_class_for_is_kept_and_named() -> None:
     read, gap = allergies(allergy(code=concept((SNOMED, "419263009"), text="tree pollen")))
     assert (read.text, gap.code) == ("tree pollen", "unknown-code")
+
+
+def given(status: str = "completed", **more: Any) -> list[Any]:
+    """Ceftriaxone (RxNorm ingredient 2193) as it was given."""
+    resource = {
+        "resourceType": "MedicationAdministration",
+        "id": "d1",
+        "status": status,
+        "medicationCodeableConcept": concept((RXNORM, "2193"), text="ceftriaxone 2 g"),
+        "subject": {"reference": "Patient/p1"},
+        "effectiveDateTime": "2026-03-10T09:00:00Z",
+    } | more
+    return list(read_dose(resource, AS_OF, {}))
+
+
+@pytest.mark.parametrize("status", ["completed", "in-progress"])
+def test_a_dose_given_or_running_is_read_with_its_class_and_its_beginning(status: str) -> None:
+    (dose,) = given(status)
+    assert isinstance(dose, Dose)
+    assert (dose.concepts, dose.text) == ({"cephalosporin"}, "ceftriaxone 2 g")
+    assert dose.at == datetime(2026, 3, 10, 9, tzinfo=UTC)
+    (infusion,) = given(effectiveDateTime=None, effectivePeriod={"start": "2026-03-10T08:30:00Z"})
+    assert infusion.at == datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("status", ["not-done", "stopped", "on-hold", "entered-in-error", "unknown", ""])
+def test_a_dose_that_was_not_given_is_none(status: str) -> None:
+    assert [gap.code for gap in given(status)] == ["bad-status"]
+
+
+def test_a_dose_of_the_future_is_none_and_one_of_an_unknown_drug_says_so() -> None:
+    assert [gap.code for gap in given(effectiveDateTime="2026-03-10T15:00:00Z")] == ["future"]
+    dose, gap = given(medicationCodeableConcept=concept(("urn:local", "77"), text="something"))
+    assert (dose.concepts, gap.code) == (frozenset(), "unknown-code")

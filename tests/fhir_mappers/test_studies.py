@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fhir_mappers.record import Gap, Report, Study
+from fhir_mappers.record import Gap, LabReport, Report, Study
 from fhir_mappers.studies import choose_films, plain_uid, read_report, read_study
 
 AS_OF = datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
@@ -193,3 +193,37 @@ def test_a_study_says_what_was_done_on_which_side_and_whether_it_is_complete() -
     both = [{**series[0], "laterality": {"system": "http://snomed.info/sct", "code": "51440002"}}]
     assert study(series=both).sides == {"left", "right"}
     assert (study().sides, study().complete) == (frozenset(), True)
+
+
+def laboratory(**more: Any) -> list[Any]:
+    """A report of a blood culture (LOINC 600-7) that the laboratory has begun."""
+    base = {
+        "resourceType": "DiagnosticReport",
+        "id": "l1",
+        "status": "partial",
+        "category": [{"coding": [{"code": "LAB"}]}],
+        "code": {"coding": [{"system": "http://loinc.org", "code": "600-7"}]},
+        "effectiveDateTime": "2026-03-01T10:00:00Z",
+    }
+    return list(read_report(base | more, AS_OF))
+
+
+@pytest.mark.parametrize(
+    ("status", "pending"), [("registered", True), ("partial", True), ("preliminary", True), ("final", False)]
+)
+def test_a_laboratory_report_tells_whether_its_test_is_still_under_way(status: str, pending: bool) -> None:
+    (read,) = laboratory(status=status)
+    assert isinstance(read, LabReport)
+    assert (read.analyte, read.pending) == ("culture_blood", pending)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"status": "entered-in-error"}, "bad-status"),
+        ({"effectiveDateTime": "2026-04-11T10:00:00Z"}, "future"),
+        ({"code": {"coding": [{"system": "http://loinc.org", "code": "58410-2"}]}}, "not-read"),  # a panel
+    ],
+)
+def test_a_laboratory_report_of_no_use_is_named(more: dict[str, Any], code: str) -> None:
+    assert [item.code for item in laboratory(**more)] == [code]
