@@ -54,6 +54,11 @@ _AVPU_WORDS = {
 }
 
 
+def is_answer(code: str) -> bool:
+    """Whether this is an answer that some coded observation is read by."""
+    return any(code in table for table in _MEANINGS.values())
+
+
 def coded_meaning(row: LabCode, codes: Iterable[tuple[str, str]], text: str) -> str:
     """What a coded answer says, in our own word, or "" where no table knows it.
 
