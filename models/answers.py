@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from models.contract import (
 from models.encoders import Encoded, to_batch
 from models.encoders.image import ImageEncoder
 from models.film_reader import FilmReader, encoder_digest
+from models.places import explain
 
 FILMS_KEPT = 256
 """Film encodings kept: 9 x 128 numbers each, so about a megabyte in all."""
@@ -99,6 +100,15 @@ class Answerer:
         if pixels.shape != (1, side, side):
             raise ValueError(f"a film of {pixels.shape}, the spec makes it {(1, side, side)}")
         return self._film(encoder, pixels, True)
+
+    def explain(
+        self, pixels: NDArray[np.float32], finding: str, between: Callable[[], None] = lambda: None
+    ) -> NDArray[np.float32]:
+        """`places.explain` of this model. Raises ValueError for a film of another shape or a finding not its own."""
+        side = self.card.spec.image.size
+        if pixels.shape != (1, side, side):
+            raise ValueError(f"a film of {pixels.shape}, the spec makes it {(1, side, side)}")
+        return explain(self._model, pixels, finding, between=between)
 
     @torch.inference_mode()
     def answer(

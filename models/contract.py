@@ -296,6 +296,26 @@ class FilmEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class FilmExplainer(Protocol):
+    """An engine that can show which parts of a film one of its answers rests on, for who wants to see it."""
+
+    @property
+    def spec(self) -> InputSpec: ...
+
+    @property
+    def digest(self) -> str:
+        """sha-256 of the weights, hex, as in `Assessment.digest`."""
+        ...
+
+    def explain(self, pixels: NDArray[np.float32], finding: str, *, timeout: float) -> NDArray[np.float32]:
+        """A map (H, W), sum 1 or all zero, of `finding` on one film (1, H, W), after everybody else who waits.
+
+        Raises `EngineBusy`, `EngineTimeout`, or ValueError for a finding the model does not have.
+        """
+        ...
+
+
 def empty_signal(spec: InputSpec, name: str, slots: int = 1) -> Signal:
     """A signal of `slots` unseen slots, shaped as the spec lays it out."""
     shape: tuple[int, ...]

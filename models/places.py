@@ -2,12 +2,12 @@
 
 At order time the parts are the cells of the encoder's own grid, all blotted out in one small pass, so that every
 finding is placed for less than a film's encoding costs. `explain` blots out the film itself, finer and
-slower: for looking into a model, no page shows it yet.
+slower: for the evidence page, when somebody asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ wall has half of its cell there."""
 LEAST_SHARE = 0.25
 """A zone is named only where this share of the evidence lies in it; of six zones even evidence leaves at most 0.17."""
 PREFIX = "finding."
+PATCHES = 4
+"""Of a map, worked out in one go: somebody who waits for an order waits no longer than for these."""
 
 
 def findings_of(model: FusionModel) -> dict[str, int]:
@@ -107,27 +109,41 @@ def _spread(heat: Heat, shape: tuple[int, ...]) -> Heat:
 
 
 @torch.inference_mode()
-def explain(model: FusionModel, pixels: NDArray[np.float32], finding: str, *, parts: int = 16) -> Heat:
+def explain(
+    model: FusionModel,
+    pixels: NDArray[np.float32],
+    finding: str,
+    *,
+    parts: int = 12,
+    between: Callable[[], None] = lambda: None,
+) -> Heat:
     """A map (H, W) of one finding on one film (1, H, W) for the evidence page: the logit lost where a patch, an eighth
     of the film wide, is replaced by its own blur. `parts` patches a side; sums to 1 or is zero everywhere.
 
-    Raises ValueError for a model without films or without this finding.
+    `between` is called after every few patches, and ends the work by raising. Raises ValueError for a model without
+    films or without this finding.
     """
     encoder, columns = model.image_encoder(), findings_of(model)
     if encoder is None or finding not in columns:
         raise ValueError(f"no films to explain {finding!r} on")
-    film = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None]
+    head = model.heads["imaging"].weight
+    assert isinstance(head, Tensor)
+    film = torch.from_numpy(np.ascontiguousarray(pixels, np.float32))[None].to(head.device)
     size = film.shape[-1]
     blur = F.interpolate(
         F.interpolate(film, size=(6, 6), mode="area"), size=(size, size), mode="bilinear", align_corners=False
     )
-    axis = (torch.arange(size) + 0.5) / size
-    centres = (torch.arange(parts) + 0.5) / parts
+    axis = (torch.arange(size, device=film.device) + 0.5) / size
+    centres = (torch.arange(parts, device=film.device) + 0.5) / parts
     inside = ((axis[None] - centres[:, None]).abs() < 1.0 / 16.0).float()  # (parts, size)
-    whole = finding_logits(model, encoder.films(film), [columns[finding]])[0, 0]
-    lost = torch.zeros(parts, parts)
+    column = [columns[finding]]
+    whole = finding_logits(model, encoder.films(film), column)[0, 0]
+    lost = []
     for row in range(parts):
-        patch = inside[row][None, :, None] * inside[:, None, :]  # (parts, size, size)
-        blotted = film * (1.0 - patch[:, None]) + blur * patch[:, None]
-        lost[row] = whole - finding_logits(model, encoder.films(blotted), [columns[finding]])[:, 0]
-    return _spread(normalised(lost.clamp(min=0.0).numpy()), (size, size))
+        for few in torch.split(inside, PATCHES):
+            patch = (inside[row][None, :, None] * few[:, None, :])[:, None]  # (few, 1, size, size)
+            blotted = film * (1.0 - patch) + blur * patch
+            lost.append(whole - finding_logits(model, encoder.films(blotted), column)[:, 0])
+            between()
+    found = torch.cat(lost).clamp(min=0.0).reshape(parts, parts).cpu().numpy()
+    return _spread(normalised(found), (size, size))

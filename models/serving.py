@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 QUEUE = 64
 MICRO_BATCH = 8
+MAPS = 4
+"""Maps asked for at once: each takes a second or two."""
 
 
 class EngineClosed(EngineBusy):
@@ -70,6 +72,16 @@ class _Arrived:
     answer: Future[EncodedFilm]
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A map somebody wants to see of a finding on a film."""
+
+    deadline: float
+    pixels: NDArray[np.float32]
+    finding: str
+    answer: Future[NDArray[np.float32]]
+
+
 class Engine:
     """Assess patients with one checkpoint. Safe to call from many threads; close it, or use it as a context."""
 
@@ -80,6 +92,7 @@ class Engine:
         self._limit, self._micro_batch = queue, micro_batch
         self._waiting: list[_Waiting] = []
         self._arrived: deque[_Arrived] = deque()
+        self._asked: deque[_Asked] = deque()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
@@ -218,13 +231,33 @@ class Engine:
             arrived.answer.cancel()
             raise EngineTimeout("the film was not encoded in time") from None
 
+    def explain(self, pixels: NDArray[np.float32], finding: str, *, timeout: float) -> NDArray[np.float32]:
+        """How much of one finding's score each part of a film (1, H, W) carries, (H, W), within `timeout` seconds.
+
+        Patients and films that wait come first, also in between. Raises as `assess` does.
+        """
+        asked = _Asked(time.monotonic() + timeout, pixels, finding, Future())
+        with self._changed:
+            if self._closing or not self._thread.is_alive():
+                raise EngineClosed("the model engine is not running")
+            if len(self._asked) >= MAPS:
+                raise EngineBusy(f"{MAPS} maps are asked for already")
+            self._asked.append(asked)
+            self._changed.notify()
+        try:
+            return asked.answer.result(max(0.0, timeout))
+        except FutureTimeout:
+            asked.answer.cancel()
+            raise EngineTimeout("the map was not worked out in time") from None
+
     def close(self) -> None:
         """Take no more, end the thread; whoever still waits gets EngineClosed."""
         with self._changed:
             self._closing = True
-            left: list[_Waiting | _Arrived] = [*self._waiting, *self._arrived]
+            left: list[_Waiting | _Arrived | _Asked] = [*self._waiting, *self._arrived, *self._asked]
             self._waiting = []
             self._arrived.clear()
+            self._asked.clear()
             self._changed.notify_all()
         for waiting in left:
             if waiting.answer.set_running_or_notify_cancel():
@@ -256,17 +289,26 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._arrived and not self._closing:
+                while not self._waiting and not self._arrived and not self._asked and not self._closing:
                     self._changed.wait()
                 if self._closing:
                     return
-                batch = self._take()
-                # One film at a time, and only when nobody waits: it costs a patient who comes now one encoding.
-                arrived = self._arrived.popleft() if not batch and self._arrived else None
-            if batch:
-                self._answer(batch)
-            elif arrived is not None:
-                self._encode(arrived)
+                asked = None if self._waiting or self._arrived or not self._asked else self._asked.popleft()
+            if asked is not None:
+                self._explain(asked)
+            else:
+                self._next()
+
+    def _next(self) -> None:
+        """Answer whoever waits, else encode a film that does."""
+        with self._changed:
+            batch = self._take()
+            # One film at a time, and only when nobody waits: it costs a patient who comes now one encoding.
+            arrived = self._arrived.popleft() if not batch and self._arrived else None
+        if batch:
+            self._answer(batch)
+        elif arrived is not None:
+            self._encode(arrived)
 
     def _take(self) -> list[_Waiting]:
         """The most urgent, up to a micro-batch, and as long as the next wants the same depth; those whose time is over
@@ -289,6 +331,24 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - the thread must outlive one bad film; its caller gets the error
             log.error("the model failed on a film: %s", type(error).__name__)
             arrived.answer.set_exception(error)
+
+    def _explain(self, asked: _Asked) -> None:
+        def between() -> None:
+            self._next()
+            if self._closing:
+                raise EngineClosed("the model engine is closing")
+            if asked.deadline <= time.monotonic():
+                raise EngineTimeout("the map was not worked out in time")
+
+        if asked.deadline <= time.monotonic() or not asked.answer.set_running_or_notify_cancel():
+            return
+        try:
+            asked.answer.set_result(self._answerer.explain(asked.pixels, asked.finding, between))
+        except (EngineBusy, EngineTimeout) as error:
+            asked.answer.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive one bad film; its caller gets the error
+            log.error("the model failed on a map: %s", type(error).__name__)
+            asked.answer.set_exception(error)
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,15 @@ def test_even_evidence_names_no_zone() -> None:
 def test_without_lungs_or_without_evidence_there_is_no_zone() -> None:
     assert place("opacity", heat(4, 4), neighbourhoods({})).zone is None
     assert place("opacity", np.zeros((6, 6), np.float32), neighbourhoods(zones())).zone is None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products on two busy cores wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
