@@ -140,13 +140,11 @@ class Settings:
     )
     models: Path = _setting(Path, "folder with one folder per model", None, shown="MANIFESTS/models")
     clients: Path = _setting(Path, "YAML file of who may call", None, shown="MANIFESTS/clients.yaml")
+    sites: Path = _setting(Path, "folder with one YAML per site, named after its tenant", None, shown="MANIFESTS/sites")
     profile: Profile = _setting(_one_of(*get_args(Profile)), "whether image-derived output is on", "non_device")
     jwt: Jwt = _setting(_one_of(*get_args(Jwt)), "`off` lets anyone call: for a demo on this machine only", "required")
     cors_origins: tuple[str, ...] = _setting(
         _origins, "browser clients that may call, comma-separated origins", (), shown="none"
-    )
-    frame_ancestors: tuple[str, ...] = _setting(
-        _origins, "EHR pages that may show our pages in a frame, comma-separated origins", (), shown="none"
     )
     max_body_bytes: int = _setting(_whole(1_000, 100_000_000), "largest request body; larger is 413", 10_000_000)
     state_dir: Path = _setting(
@@ -232,6 +230,7 @@ class Settings:
             ("base_url", self.base_url or self.own_url),
             ("models", self.models or self.manifests / "models"),
             ("clients", self.clients or self.manifests / "clients.yaml"),
+            ("sites", self.sites or self.manifests / "sites"),
             ("state_url", self.state_url or f"sqlite:///{self.state_dir.absolute() / 'state.sqlite'}"),
             ("state_owner_url", self.state_owner_url or self.state_url),
         ):

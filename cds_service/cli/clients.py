@@ -38,6 +38,9 @@ def add(
     ] = None,
     tenant: Annotated[str, typer.Option(help="Whose patients these are; the name, if left out.")] = "",
     audience: Annotated[str, typer.Option(help="Our base URL as this client calls it, if it has one of its own.")] = "",
+    framed_by: Annotated[
+        list[str] | None, typer.Option(help="Origin of its pages that show our evidence in a frame; may be repeated.")
+    ] = None,
     allow_private: Annotated[
         bool, typer.Option("--allow-private", help="Its servers' names lead to addresses inside the hospital.")
     ] = False,
@@ -57,6 +60,7 @@ def add(
         "jwks_url": jwks_url,
         "jwks_file": str(jwks_file.absolute()) if jwks_file else "",
         "audience": audience,
+        "framed_by": tuple(framed_by or ()),
         "fhir": [{"base": base, "dicomweb": roots, "allow_private": allow_private} for base in fhir or ()],
     }
     try:

@@ -41,14 +41,14 @@ class Pass:
         return f"{self.key}.{self.visit}"
 
 
-def knock(links: EvidenceLinks, link_id: str, held: Pass | None) -> bool:
-    """True where `held` opens it again, False where its key is still to be brought. Raises Refused."""
+def knock(links: EvidenceLinks, link_id: str, held: Pass | None) -> tuple[Found, bool]:
+    """The row; True where `held` opens it again, False where its key is still to be brought. Raises Refused."""
     found = _find(links, link_id, "page")
     if held is not None and _same_visit(found, held):
-        return True
+        return found, True
     if found.opened_at is not None:
         raise Refused("opened")
-    return False
+    return found, False
 
 
 def open_first(links: EvidenceLinks, link_id: str, key: str, held: Pass | None) -> tuple[Pass, Found]:

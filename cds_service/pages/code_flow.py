@@ -13,7 +13,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import msgspec
@@ -57,10 +57,10 @@ class Login(msgspec.Struct, frozen=True):
 class CodeFlow:
     """`name` keeps its cookies and states apart from other flows'; `root` is the path its cookies come back to."""
 
-    def __init__(self, name: str, redirect_uri: str, root: str, store: Store, *, secure: bool, framed: bool) -> None:
+    def __init__(self, name: str, redirect_uri: str, root: str, store: Store, *, secure: bool) -> None:
         self.redirect_uri = redirect_uri
         self._name, self._root, self._store = name, root, store
-        self._secure, self._framed = secure, framed
+        self._secure = secure
         # From the installation's secret, so that each replica opens what another has sealed.
         self._key = urlsafe_b64encode(hashlib.sha256(store.key("login", name, "1").encode()).digest()).rstrip(b"=")
         self._turns = threading.BoundedSemaphore(AT_ONCE)
@@ -76,9 +76,12 @@ class CodeFlow:
             self._turns.release()
 
     def send(
-        self, server: AuthorizationServer, now: datetime, to: str, kept: str = "", **asked: str
+        self, server: AuthorizationServer, now: datetime, to: str, kept: str = "", *, framed: bool, **asked: str
     ) -> tuple[Login, Response]:
-        """A page that takes the browser to the server; `asked` are client_id, scope and the like. Raises Astray."""
+        """A page that takes the browser to the server; `asked` are client_id, scope and the like. Raises Astray.
+
+        `framed` where the browser may show it in a frame of another site.
+        """
         if server.authorization is None or server.pkce is False:
             raise Astray("no-pkce")
         login = Login(new_secret(32), new_secret(32), new_secret(32), now, to, kept)
@@ -98,12 +101,7 @@ class CodeFlow:
             self._cookie(login.state),
             urlsafe_b64encode(seal(msgspec.json.encode(login), self._key.decode(), self._place(login.state))).decode(),
             max_age=int(LIFETIME.total_seconds()),
-            path=self._root,
-            httponly=True,
-            secure=self._secure,
-            # The way back begins at the other server, so no Strict cookie would come along.
-            samesite="None" if self._framed else "Lax",
-            partitioned=self._framed,
+            **self._kept(framed),
         )
         return login, response
 
@@ -123,9 +121,20 @@ class CodeFlow:
             raise Astray("state")
         return login
 
-    def forget(self, response: Response, login: Login) -> Response:
-        response.delete_cookie(self._cookie(login.state), path=self._root)
+    def forget(self, response: Response, login: Login, *, framed: bool) -> Response:
+        response.delete_cookie(self._cookie(login.state), **self._kept(framed))
         return response
+
+    def _kept(self, framed: bool) -> dict[str, Any]:
+        """How a login's cookie is set, and taken away: one in a frame of another site is a cookie of its own."""
+        return {
+            "path": self._root,
+            "httponly": True,
+            "secure": framed or self._secure,
+            # The way back begins at the other server, so no Strict cookie would come along.
+            "samesite": "None" if framed else "Lax",
+            "partitioned": framed,
+        }
 
     def _cookie(self, state: str) -> str:
         """One for each login, so that two cards opened side by side do not undo each other."""

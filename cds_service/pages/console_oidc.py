@@ -38,7 +38,6 @@ def add_oidc(blueprint: Blueprint, console: Console) -> None:
         f"{console.root}/oidc",
         house.state,
         secure=public.scheme == "https",
-        framed=False,
     )
     directory = house.backend.directory
 
@@ -48,7 +47,7 @@ def add_oidc(blueprint: Blueprint, console: Console) -> None:
             with flow.asking() as deadline:
                 server = directory.of_issuer(settings.oidc_issuer, settings.oidc_origins, deadline)
             asked = {"client_id": settings.oidc_client_id, "scope": settings.oidc_scopes}
-            return flow.send(server, house.clock(), settings.oidc_issuer, **asked)[1]
+            return flow.send(server, house.clock(), settings.oidc_issuer, framed=False, **asked)[1]
         except (Astray, FetchFailed) as error:
             return failed(error)
 
@@ -83,12 +82,12 @@ def add_oidc(blueprint: Blueprint, console: Console) -> None:
         name, role = name_of(claims), role_of(claims, settings)
         if role is None:
             console.desk.note(name, "login refused", now, way="oidc", subject=claims["sub"], why="no group with a role")
-            return flow.forget(console.page("login", 403, said=NO_ROLE, name=""), login)
+            return flow.forget(console.page("login", 403, said=NO_ROLE, name=""), login, framed=False)
         token = console.accounts.begin_elsewhere(name, role, now)
         console.desk.note(name, "login", now, way="oidc", subject=claims["sub"], role=role)
         response = onward(f"{console.root}/")
         set_session(response, token, console.root, secure=public.scheme == "https")
-        return flow.forget(response, login)
+        return flow.forget(response, login, framed=False)
 
     def failed(error: Exception) -> Response:
         """The reason is for our log: to a browser they are all one."""

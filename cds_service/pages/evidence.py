@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -66,18 +66,25 @@ pages.globals |= {"reference_range": reference_range}
 
 
 def evidence_blueprint(
-    links: EvidenceLinks, settings: Settings, login: Callable[[str, str], Response | None] = lambda link_id, key: None
+    links: EvidenceLinks,
+    settings: Settings,
+    login: Callable[[str, str], Response | None],
+    framed_by: Callable[[str | None], tuple[str, ...]],
 ) -> Blueprint:
-    """`login` may answer in place of opening, for a link and its key, with the way to the EHR's login."""
+    """`login` may answer in place of opening, for a link and its key, with the way to the EHR's login.
+
+    `framed_by` says which origins may frame a tenant's pages, and without a tenant those that hold nobody's data.
+    """
     blueprint = Blueprint("evidence", __name__, url_prefix="/evidence", static_folder="static")
-    headers = security_headers(settings.frame_ancestors)
 
     def held() -> Pass | None:
         return Pass.read(request.cookies.get(COOKIE, ""))
 
     @blueprint.get("/<link_id>")
     def page(link_id: str) -> Response:
-        if not knock(links, link_id, held()):
+        found, again = knock(links, link_id, held())
+        g.framed_by = framed_by(found.tenant)
+        if not again:
             return _html("pages/open.html", 200)
         snapshot = decode(read_part(links, link_id, held(), "page"))
         log.info("evidence shown", extra={"fields": {"service": snapshot.service_id, "card": snapshot.card}})
@@ -93,7 +100,8 @@ def evidence_blueprint(
         fields = {"service": found.service, "card": found.card, "tenant": found.tenant}
         log.info("evidence opened", extra={"fields": fields})
         response = Response(status=303, headers={"Location": link_id})
-        give_pass(response, pass_, found.expires - links.now(), link_id, settings)
+        g.framed_by = framed_by(found.tenant)
+        give_pass(response, pass_, found.expires - links.now(), link_id, settings, framed=bool(g.framed_by))
         return response
 
     @blueprint.get("/<link_id>/films/<int:number>")
@@ -116,22 +124,24 @@ def evidence_blueprint(
 
     @blueprint.after_request
     def secure(response: Response) -> Response:
-        response.headers.update(headers)
+        response.headers.update(security_headers(g.framed_by if "framed_by" in g else framed_by(None)))
         return response
 
     return blueprint
 
 
-def give_pass(response: Response, pass_: Pass, left: timedelta, link_id: str, settings: Settings) -> None:
+def give_pass(
+    response: Response, pass_: Pass, left: timedelta, link_id: str, settings: Settings, *, framed: bool
+) -> None:
     """The cookie with which this browser sees the evidence, and no other page of ours, for the time that is left."""
-    public, framed = urlsplit(settings.base_url), bool(settings.frame_ancestors)
+    public = urlsplit(settings.base_url)
     response.set_cookie(
         COOKIE,
         str(pass_),
         max_age=max(1, round(left.total_seconds())),
         path=f"{public.path.rstrip('/')}/evidence/{link_id}",
         httponly=True,
-        secure=public.scheme == "https",
+        secure=framed or public.scheme == "https",
         # Inside a frame of the EHR no Strict cookie comes back; a partitioned one does, for that EHR's pages only.
         samesite="None" if framed else "Strict",
         partitioned=framed,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, g, request
 
 from cds_service.pages import code_flow
 from cds_service.pages.access import Pass, Refused, open_first, peek
@@ -94,7 +94,6 @@ class Launches:
             f"{self.root}/launch",
             house.state,
             secure=public.scheme == "https",
-            framed=bool(house.settings.frame_ancestors),
         )
 
     def places(self) -> list[Place]:
@@ -104,6 +103,9 @@ class Launches:
             for server in client.fhir
             if server.smart is not None and server.smart.launch is not None
         ]
+
+    def framed_by(self, tenant: str | None) -> tuple[str, ...]:
+        return self.house.clients.framed_by(tenant)
 
     def from_ehr(self, issuer: str, launch: str) -> Response:
         """The EHR opens us: to its login, with the `launch` it gave. Raises TurnedAway, Astray or FetchFailed."""
@@ -136,10 +138,12 @@ class Launches:
         if not server.pkce:
             # SMART has its servers say so; elsewhere silence is common, and the nonce stands beside PKCE.
             raise Astray("no-pkce")
+        g.framed_by = self.framed_by(place.tenant)
         scope = " ".join((context, *place.launch.scopes))
         # `aud` as the clients file has it: what the address bar said only selected it.
         asked = {"client_id": place.launch.client_id, "scope": scope, "aud": str(place.server.fhir_base())}
-        return self.flow.send(server, self.house.clock(), place.id, kept, **asked, **more)[1]
+        framed = bool(g.framed_by)
+        return self.flow.send(server, self.house.clock(), place.id, kept, framed=framed, **asked, **more)[1]
 
     def back(self) -> Response:
         """Who comes back from the login is shown the evidence, if it is of the patient the EHR says it is about."""
@@ -148,6 +152,7 @@ class Launches:
         place = next((p for p in self.places() if p.id == login.to), None)
         if place is None:
             raise TurnedAway("unknown-ehr")
+        g.framed_by = self.framed_by(place.tenant)
         user, patient, evidence = self._vouched(place, login)
         link_id, _, key = evidence.partition(".")
         try:
@@ -159,7 +164,7 @@ class Launches:
                 raise TurnedAway("no-evidence") from None
             # Its own page says so, and shows it to the browser that opened it.
             response = onward(f"{self.root}/evidence/{link_id}")
-        return self.flow.forget(response, login)
+        return self.flow.forget(response, login, framed=bool(g.framed_by))
 
     def _vouched(self, place: Place, login: Login) -> tuple[str, str, str]:
         """User, patient and appContext, as the EHR says them. Raises TurnedAway, Astray or FetchFailed."""
@@ -229,7 +234,7 @@ class Launches:
         )
         pass_, found = open_first(house.evidence, link_id, key, None)
         response = onward(f"{self.root}/evidence/{link_id}")
-        give_pass(response, pass_, found.expires - now, link_id, house.settings)
+        give_pass(response, pass_, found.expires - now, link_id, house.settings, framed=bool(g.framed_by))
         return response
 
     def refuse(self, error: Exception) -> Response:
@@ -245,7 +250,7 @@ class Launches:
 def mount_evidence(app: Flask, house: House) -> None:
     """The evidence pages, their two ways in, and the keys with which we prove ourselves to EHRs."""
     launches = Launches(house)
-    evidence = evidence_blueprint(house.evidence, house.settings, launches.from_link)
+    evidence = evidence_blueprint(house.evidence, house.settings, launches.from_link, launches.framed_by)
     for kind in (Astray, FetchFailed):
         evidence.register_error_handler(kind, launches.refuse)
     app.register_blueprint(evidence)
@@ -258,7 +263,6 @@ def mount_evidence(app: Flask, house: House) -> None:
 
 def launch_blueprint(launches: Launches) -> Blueprint:
     blueprint = Blueprint("launch", __name__, url_prefix="/launch")
-    headers = security_headers(launches.house.settings.frame_ancestors)
 
     @blueprint.get("")
     def launch() -> Response:
@@ -273,7 +277,7 @@ def launch_blueprint(launches: Launches) -> Blueprint:
 
     @blueprint.after_request
     def secure(response: Response) -> Response:
-        response.headers.update(headers)
+        response.headers.update(security_headers(g.framed_by if "framed_by" in g else launches.framed_by(None)))
         return response
 
     return blueprint

@@ -57,6 +57,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     issuer      the `iss` of its JWT; jwks_url or jwks_file holds its public keys; `jku` must equal jwks_url
     tenant      kept apart from every other tenant
     audience    the public base URL of ours it calls, expected in `aud` before the path
+    framed_by   origins of the EHR whose pages may show our evidence pages of this tenant in a frame
     """
 
     name: str
@@ -66,6 +67,12 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jwks_url: str = ""
     jwks_file: str = ""
     audience: str = ""
+    framed_by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for origin in self.framed_by:
+            if origin != str(read_base(origin)) or read_base(origin).path:
+                raise ValueError(f"framed_by has {origin!r}; write an origin alone, e.g. https://ehr.example.org")
 
     def server(self, url: str) -> FhirServer | None:
         """The registered server a request's `fhirServer` names, or None: then it is not contacted."""
@@ -85,6 +92,11 @@ class Clients:
     @property
     def all(self) -> tuple[Client, ...]:
         return self._known
+
+    def framed_by(self, tenant: str | None = None) -> tuple[str, ...]:
+        """Origins that may show a page of this tenant's in a frame, or without one a page that holds nobody's data."""
+        those = (c for c in self.all if tenant is None or tenant == (c.tenant or c.name))
+        return tuple(dict.fromkeys(origin for client in those for origin in client.framed_by))
 
     def by_issuer(self, issuer: str) -> Client | None:
         return next((c for c in self.all if c.issuer and c.issuer == issuer), None)

@@ -46,6 +46,10 @@ def test_without_a_clients_file_nobody_may_call(tmp_path: Path) -> None:
     [
         ("- name: x\n  fhir: [{base: https://e.example.org, dicom: []}]", "dicom"),
         ("- name: x", "fhir"),
+        ("- {name: x, fhir: [], framed_by: ['https://e.example.org/chart']}", "an origin alone"),
+        ("- {name: x, fhir: [], framed_by: ['https://*.example.org']}", "plain http or https"),
+        ("- {name: x, fhir: [], framed_by: ['http://e.example.org']}", "without TLS"),
+        ('- {name: x, fhir: [], framed_by: ["https://e.example.org; script-src *"]}', "plain http or https"),
         ("name: x", "clients.yaml"),
         ("- [", "clients.yaml"),
         ("- name: x\n  fhir: [{base: http://ehr.example.org/fhir}]", "without TLS"),

@@ -79,7 +79,7 @@ def keys_of(caller: Caller, folder: Path) -> Path:
 def test_what_is_added_listed_and_removed_by_command_is_what_the_service_reads(shell: Shell, file: Path) -> None:
     shell(
         *("add", "north", "--issuer", NORTH, "--jwks-url", f"{NORTH}/jwks", "--tenant", "n", "--audience", BASE),
-        *("--fhir", f"{NORTH}/fhir", "--dicomweb", f"{NORTH}/dicom", "--allow-private"),
+        *("--fhir", f"{NORTH}/fhir", "--dicomweb", f"{NORTH}/dicom", "--allow-private", "--framed-by", NORTH),
     )
     shell("add", "south", "--issuer", SOUTH, "--jwks-url", f"{SOUTH}/jwks")
     north = Client(
@@ -89,6 +89,7 @@ def test_what_is_added_listed_and_removed_by_command_is_what_the_service_reads(s
         tenant="n",
         jwks_url=f"{NORTH}/jwks",
         audience=BASE,
+        framed_by=(NORTH,),
     )
     assert load_clients(file).all[0] == north
     listed = shell("list")

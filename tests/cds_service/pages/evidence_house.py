@@ -138,7 +138,9 @@ def post_key(session: requests.Session | Any, link: str) -> requests.Response:
 
 
 @contextmanager
-def evidence_house(folder: Path, model: Answers = MODEL, **settings: Any) -> Iterator[Evidence]:
+def evidence_house(
+    folder: Path, model: Answers = MODEL, clients: Sequence[Client] = (), **settings: Any
+) -> Iterator[Evidence]:
     clock = Clock()
     given = Settings(jwt="off", state_dir=folder / "state", profile="research_imaging", **settings)
     # A busy machine that draws the demo's films for the first time must not cost a card its film.
@@ -159,7 +161,7 @@ def evidence_house(folder: Path, model: Answers = MODEL, **settings: Any) -> Ite
         if not settings.get("base_url"):
             links._base = f"{base}/evidence"
         known = Client("demo-ehr", (FhirServer(f"{base}/demo/fhir", (f"{base}/demo/dicomweb",)),))
-        app.extensions["ordersight"].clients = Clients([known])
+        app.extensions["ordersight"].clients = Clients([known, *clients])
         try:
             yield Evidence(base, app, clock, folder / "state")
         finally:

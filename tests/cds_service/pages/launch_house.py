@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -104,8 +105,15 @@ def query_of(url: str) -> dict[str, str]:
 
 @contextmanager
 def launch_house(
-    folder: Path, *, link: str = "smart", confidential: bool = True, **settings: Any
+    folder: Path,
+    *,
+    link: str = "smart",
+    confidential: bool = True,
+    host: str = "127.0.0.1",
+    framed_by: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    **settings: Any,
 ) -> Iterator[Launching]:
+    """`host` is where the EHRs are; `framed_by` says of each tenant whose pages may frame ours."""
     clock = Clock()
     folder.mkdir(parents=True, exist_ok=True)
     keys, key_file = folder / "caller.json", folder / "launch.jwk"
@@ -113,7 +121,7 @@ def launch_house(
     new_key(key_file)
     jwks = public_set(load_keys(key_file)) if confidential else None
     with ExitStack() as stack:
-        ehrs = [stack.enter_context(authorization_server()) for _ in range(2)]
+        ehrs = [stack.enter_context(authorization_server(host)) for _ in range(2)]
         server = stack.enter_context(Server(Settings(port=0, state_dir=folder / "state", threads=4, **settings)))
         for ehr in ehrs:
             ehr.clock = lambda: clock().timestamp()
@@ -126,6 +134,7 @@ def launch_house(
                 issuer=ehr.fhir,
                 tenant=name,
                 jwks_file=str(keys),
+                framed_by=framed_by.get(name, ()),
             )
             for name, ehr in zip(("north", "south"), ehrs, strict=True)
         ]

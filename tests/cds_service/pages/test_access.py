@@ -14,6 +14,7 @@ from evidence_house import Evidence, at_once, parts, post_key, words_of
 
 from cds_service.pages.seal import known_as
 from cds_service.state.engines import maintenance_engine, read_url
+from cds_service.trust.clients import Client
 
 
 def flipped(text: str, at: int) -> str:
@@ -198,8 +199,13 @@ def test_every_page_is_uncached_unreferred_unframed_and_runs_nothing_inline(hous
         assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son[a-z]+=|javascript:", answer.text)
 
 
-def test_an_ehr_that_is_named_may_show_it_in_a_frame(house_with: Callable[..., Evidence]) -> None:
-    house = house_with(frame_ancestors=("https://ehr.example.org",), base_url="https://cds.example.org/hospital")
+def test_an_ehr_that_is_registered_may_show_its_own_in_a_frame(house_with: Callable[..., Evidence]) -> None:
+    # Whom nobody checked has this tenant.
+    clients = [
+        Client("anonymous", (), framed_by=("https://ehr.example.org",)),
+        Client("b", (), framed_by=("https://b.example.org",)),
+    ]
+    house = house_with(clients=clients, base_url="https://cds.example.org/hospital")
     link = house.link()
     assert link.startswith("https://cds.example.org/hospital/evidence/")
     here = link.replace("https://cds.example.org/hospital", house.base)
@@ -212,6 +218,8 @@ def test_an_ehr_that_is_named_may_show_it_in_a_frame(house_with: Callable[..., E
     # A cookie inside a frame of another site comes back only so (RFC 6265bis, CHIPS).
     assert all(part in cookie for part in ("SameSite=None", "Secure", "Partitioned", "HttpOnly"))
     assert f"Path={urlsplit(link).path}" in cookie
+    strange = get(f"{house.base}/evidence/{'A' * 22}").headers["Content-Security-Policy"]
+    assert "frame-ancestors https://ehr.example.org https://b.example.org;" in strange  # nobody's data is on it
 
 
 def test_a_store_that_is_gone_is_said_to_be_away_for_the_moment(house: Evidence, tmp_path: Path) -> None:
