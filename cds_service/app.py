@@ -50,6 +50,7 @@ from cds_service.pages.launch import mount_evidence
 from cds_service.pages.links import EvidenceLinks
 from cds_service.readiness import answer
 from cds_service.settings import Settings
+from cds_service.sites import Sites, load_sites, rule_names
 from cds_service.state.store import Store
 from cds_service.tracing import Tracing
 from cds_service.trust.authorization_servers import Directory
@@ -82,6 +83,7 @@ class House:
 
     settings: Settings
     services: Services
+    sites: Sites
     engines: Mapping[str, Assessor]
     clients: Clients
     fetcher: FhirClient
@@ -141,10 +143,13 @@ def create_app(
     )
     state = state or open_state(settings)
     services = services or load_services(settings.manifests / "services", settings.profile)
+    sites = load_sites(settings.sites, rule_names(services))
+    services = sites.asked_of(services)
     engines = engines or {}
     house = House(
         settings=settings,
         services=services,
+        sites=sites,
         engines=engines,
         clients=clients,
         fetcher=fetcher,
@@ -242,6 +247,7 @@ def _add_routes(app: Flask, house: House) -> None:
                 kept=house.ahead.of_call(client, hook, engine) if house.ahead is not None else None,
                 profile=house.settings.profile,
                 base_url=house.settings.base_url,
+                site=house.sites.of(_tenant(client)),
                 settle=entry.settle,
                 stages=stages,
             )

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from cds_service.advice import load_advice
 from cds_service.advice.estimates import with_licence
+from cds_service.audience import staff, told
 from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.decoding import Decoders
@@ -21,6 +22,7 @@ from cds_service.evidence import Evidence, Shortfall, gather, plan_evidence
 from cds_service.fetching import Fetcher, KeptFilms
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
+from cds_service.sites import ANY_SITE, Site, as_sent
 from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking
 from cds_service.unmapped import unmapped
 from fhir_mappers.read import read_orders, read_record
@@ -106,10 +108,13 @@ def consult(
     kept: KeptFilms | None = None,
     profile: Profile = "non_device",
     base_url: str = "",
+    site: Site = ANY_SITE,
     settle: Settle | None = None,
     stages: Stages | None = None,
 ) -> list[Card]:
     """Answer one hook call of one service. `settle` sees the cards last, also when there are none.
+
+    `site` says what the EHR's local codes mean and who of its staff sees what.
 
     What `stages` was given is filled in, also when this raises.
 
@@ -118,7 +123,7 @@ def consult(
     answer is empty, and the log says so.
     """
     stages = Stages() if stages is None else stages
-    if not service.concerns(request.hook, read_orders(request.drafts(), request.received_at)):
+    if not service.concerns(request.hook, read_orders(request.drafts(), request.received_at, local=site.codes)):
         return _settled(Line(service, request, stages), [], settle)
     plan = plan_evidence(service, request)
     if profile == "non_device":
@@ -137,6 +142,7 @@ def consult(
             patient_id=request.context.patient_id,
             drafts=request.drafts(),
             kept=evidence.kept,
+            local=site.codes,
         )
         stages.done("record")
         thought = _think(service, record, engine, deadline, profile, means.thinking)
@@ -150,7 +156,10 @@ def consult(
         stages.done("advice")
         stages.missing = missing
         codes = unmapped(evidence.resources, record.gaps)
-        return _settled(Line(service, request, stages, missing, thought.assessment, case, codes), cards, settle)
+        who = staff(evidence.resources, request.context.user_id, request.received_at, site)
+        heard, unheard = told([as_sent(card) for card in cards], who, service.id, request.hook, site)
+        line = Line(service, request, stages, missing, thought.assessment, case, codes, tuple(unheard), who.roles)
+        return _settled(line, heard, settle)
 
 
 def _settled(line: Line, cards: list[Card], settle: Settle | None) -> list[Card]:
@@ -221,7 +230,12 @@ def _think(
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What is to be said of one consultation. `case` is None where no draft concerned the service."""
+    """What is to be said of one consultation.
+
+    case     None where no draft concerned the service
+    unheard  cards that are not for this user's role
+    roles    what the site's list calls the user, empty where it knows of none
+    """
 
     service: Service
     request: HookRequest
@@ -230,6 +244,8 @@ class Line:
     assessment: Assessment | None = None
     case: Case | None = None
     unmapped: tuple[str, ...] = ()
+    unheard: tuple[Card, ...] = ()
+    roles: frozenset[str] = frozenset()
 
 
 def audit(line: Line, cards: Sequence[Card] = ()) -> None:

@@ -57,7 +57,7 @@ LEAST_S = 0.02
 MARGIN_S = 0.05
 MOST_INPUTS = 500
 ROLES = frozenset({"Practitioner", "PractitionerRole", "Patient", "RelatedPerson"})
-"""What `userId` may name (CDS Hooks 2.0); an EHR says no more of a user's role than this."""
+"""What `userId` may name (CDS Hooks 2.0); of a user's role only a site's list says more."""
 Keep = Callable[[Case, list[Card]], list[Card]]
 
 
@@ -172,6 +172,7 @@ class Entry:
                 *said_of,
                 *decisions(off, "silent", "switched off"),
                 *decisions(shadow, "fired", "shadow"),
+                *decisions([self._candidate(case, c) for c in line.unheard], "silent", "not for this role"),
                 *silences(case),
             ),
         )
@@ -341,6 +342,6 @@ def _noticed(line: Line) -> dict[str, Any]:
     user = (line.request.context.user_id or "").partition("/")[0]
     return {
         "prefetch": {key: short.get(key, "sent" if key in sent else "read") for key in line.service.evidence},
-        "role": user if user in ROLES else "other",
+        "role": "+".join(sorted(line.roles)) or (user if user in ROLES else "other"),
         **({"unmapped": line.unmapped} if line.unmapped else {}),
     }

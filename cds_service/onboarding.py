@@ -232,6 +232,7 @@ def _trial(house: House, client: Client, server: FhirServer, patient: str, token
             means=house.means,
             profile=house.settings.profile,
             base_url=house.settings.base_url,
+            site=house.sites.of(client.tenant or client.name),
             stages=stages,
         )
         outcome = f"{len(cards)} cards" if len(cards) > 1 else "1 card" if cards else "no card"

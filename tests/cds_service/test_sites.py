@@ -1,0 +1,165 @@
+"""A site's own file: local codes that fire a rule after they are mapped, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+import pytest
+from contrast import CT, LOW, METFORMIN, STEADY, chart
+from moody import Mood, Moody, Seen, reply
+from vignettes import SERVICES, Resource
+
+from cds_service.app import create_app
+from cds_service.manifest import ManifestError, load_services
+from cds_service.settings import Settings
+from cds_service.sites import load_sites, rule_names
+from cds_service.trust.clients import Client, Clients, FhirServer
+
+LAB = "https://lab.example.org/codes"
+CODES = f"system,code,target,unit,written\n{LAB},CREA,http://loinc.org|2160-0,mg/dL,\n"
+SERVICE = "imaging-safety"
+NOW = datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
+
+
+def of_the_lab(resource: Resource) -> Resource:
+    """The same result under the laboratory's own code, without a unit."""
+    value = {"value": resource["valueQuantity"]["value"]}
+    return {**resource, "code": {"coding": [{"system": LAB, "code": "CREA"}]}, "valueQuantity": value}
+
+
+def written(folder: Path, text: str = "codes: general.csv\n", codes: str = CODES, tenant: str = "hospital") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{tenant}.yaml").write_text(text)
+    (folder / "general.csv").write_text(codes)
+    return folder
+
+
+class Asked:
+    def __init__(self, app: Any, ehr: Moody) -> None:
+        self.app, self.ehr = app, ehr
+
+    def cards(self, drop: tuple[str, ...] = (), service: str = SERVICE, **context: str) -> list[dict[str, Any]]:
+        given = chart(of_the_lab(LOW), of_the_lab(STEADY), METFORMIN)
+        body = json.loads(given.body(service)) | {"fhirServer": self.ehr.base}
+        body["context"] |= context
+        for key in drop:
+            del body["prefetch"][key]
+        answer = self.app.test_client().post(f"/cds-services/{service}", json=body)
+        assert answer.status_code == 200, answer.get_data(as_text=True)
+        cards: list[dict[str, Any]] = answer.get_json()["cards"]
+        return cards
+
+    def last(self) -> Any:
+        *_, row = (
+            r
+            for r in map(orjson.loads, self.app.extensions["ordersight"].state.export_audit())
+            if r["kind"] == "answer"
+        )
+        return row
+
+
+def ehr_of(*resources: Resource) -> Callable[[Seen], Mood]:
+    """An EHR that finds these by exactly the codes a search names, and nothing else."""
+
+    def answer(seen: Seen) -> Mood:
+        asked = parse_qs(urlsplit(seen.path).query)
+        tokens = {t for given in asked.get("code", ()) for t in given.split(",")}
+        kind = urlsplit(seen.path).path.rsplit("/", 1)[-1]
+        found = [
+            r
+            for r in resources
+            if r["resourceType"] == kind
+            and (not tokens or any(f"{c['system']}|{c['code']}" in tokens for c in r["code"]["coding"]))
+        ]
+        return reply({"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": r} for r in found]})
+
+    return answer
+
+
+@contextmanager
+def site(folder: Path, state: Path, *held: Resource) -> Iterator[Asked]:
+    with Moody(ehr_of(*held)) as ehr:
+        app = create_app(
+            Settings(jwt="off", state_dir=state, outbox_mb=1, sites=folder),
+            services=load_services(SERVICES),
+            clients=Clients([Client("hospital", (FhirServer(ehr.base),))]),
+            clock=lambda: NOW,
+        )
+        try:
+            yield Asked(app, ehr)
+        finally:
+            app.extensions["ordersight"].close()
+
+
+def test_a_local_creatinine_is_named_as_unmapped_and_fires_the_rule_once_it_is_mapped(tmp_path: Path) -> None:
+    with site(tmp_path / "none", tmp_path / "before") as asked:
+        said = asked.cards()
+        assert not any("eGFR" in card["summary"] for card in said)
+        details = asked.last()["details"]
+        assert f"unknown-code Observation {LAB}|CREA" in json.loads(details)["unmapped"]
+    with site(written(tmp_path / "sites"), tmp_path / "after") as asked:
+        (card,) = asked.cards()
+        assert card["summary"] == "eGFR 26 (2026-03-10), on metformin: hold metformin 48 h; fluids or non-contrast CT."
+        assert "2.6 mg/dL" in card["detail"]
+        assert "unmapped" not in json.loads(asked.last()["details"])
+
+
+def test_the_map_of_one_hospital_means_nothing_at_another(tmp_path: Path) -> None:
+    with site(written(tmp_path / "sites", tenant="elsewhere"), tmp_path / "state") as asked:
+        assert not any("eGFR" in card["summary"] for card in asked.cards())
+
+
+def test_a_search_by_code_names_the_local_codes_too_in_discovery_and_when_we_read(tmp_path: Path) -> None:
+    with site(written(tmp_path / "sites"), tmp_path / "state", of_the_lab(LOW), of_the_lab(STEADY)) as asked:
+        (card,) = asked.cards(drop=("kidney",))
+        assert card["summary"].startswith("eGFR 26 (2026-03-10), on metformin")
+        entries = asked.app.test_client().get("/cds-services").get_json()["services"]
+        templates = {e["prefetch"]["kidney"] for e in entries if e["id"] == SERVICE}
+        assert all(f",{LAB}|CREA&_sort" in t for t in templates)
+        assert templates
+    with site(tmp_path / "none", tmp_path / "without", of_the_lab(LOW), of_the_lab(STEADY)) as asked:
+        assert not any("eGFR" in card["summary"] for card in asked.cards(drop=("kidney",)))
+
+
+def test_an_order_under_a_local_code_is_changed_without_the_code_the_map_added(tmp_path: Path) -> None:
+    codes = CODES + ",CTCHW,http://loinc.org|24628-0,,\n"
+    with site(written(tmp_path / "sites", codes=codes), tmp_path / "state") as asked:
+        given = chart(
+            of_the_lab(LOW), of_the_lab(STEADY), METFORMIN, drafts=({**CT, "code": {"coding": [{"code": "CTCHW"}]}},)
+        )
+        body = json.loads(given.body(SERVICE)) | {"fhirServer": asked.ehr.base}
+        (card,) = asked.app.test_client().post(f"/cds-services/{SERVICE}", json=body).get_json()["cards"]
+        updates = [a["resource"] for s in card["suggestions"] for a in s["actions"] if a["type"] == "update"]
+        (order,) = [r for r in updates if r["resourceType"] == "ServiceRequest"]
+        assert [c["code"] for c in order["code"]["coding"]] == ["29252-4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "codes", "why"),
+    [
+        ("codes: general.csv\n", CODES + f"{LAB},K,http://loinc.org|0-0,,\n", "general.csv: line 3: no table here"),
+        ("codes: other.csv\n", CODES, "other.csv: No such file"),
+        ("codes: ../general.csv\n", CODES, "beside this one"),
+        ("code: general.csv\n", CODES, "unknown field `code`"),
+        ("roles: {nurse: nurse}\n", CODES, "write system|code"),
+        ("roles: {'a|b': porter}\n", CODES, "Invalid enum value 'porter'"),
+        ("owners: {IS-01: ['a|b']}\n", CODES, "owners needs roles"),
+        ("roles: {'a|b': nurse}\nowners: {IS-99: ['a|b']}\n", CODES, "'IS-99', which is no rule"),
+    ],
+)
+def test_a_site_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: str, codes: str, why: str) -> None:
+    folder = written(tmp_path / "sites", text, codes)
+    with pytest.raises(ManifestError) as refused:
+        load_sites(folder, rule_names(load_services(SERVICES)))
+    assert why in str(refused.value)
+
+
+def test_rows_of_the_gene_table_may_have_owners_as_rules_of_a_manifest_do() -> None:
+    assert {"IS-01", "PGX-001", "PGX-TEST"} <= rule_names(load_services(SERVICES))
