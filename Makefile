@@ -52,7 +52,14 @@ lint: install-test
 types: install-test
 	$(BIN)/mypy
 
-unit: install-test debian-packages node-packages
+# promtool alone, out of Debian's package: installed whole, that one would start a server. Without it one test skips.
+PROMTOOL := build/tools/prometheus/usr/bin
+$(PROMTOOL)/promtool:
+	@mkdir -p build/tools/prometheus
+	-@cd build/tools && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb
+
+unit: export PATH := $(abspath $(PROMTOOL)):$(PATH)
+unit: install-test debian-packages node-packages $(PROMTOOL)/promtool
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=json:$(VENV)/coverage.json
 	$(BIN)/python tests/coverage_floor.py $(VENV)/coverage.json
 

@@ -50,8 +50,8 @@ from fhir_mappers.record import PatientRecord
 
 log = logging.getLogger(__name__)
 
-HISTORY_S = 0.1
-KEEP_S = 0.25
+HISTORY_S = KEEP_S = 0.25
+"""The longest a call waits for the database: to read what was said before, and to write what is said now."""
 LEAST_S = 0.02
 """What a call that is already late still waits for the database, before its record goes to the outbox."""
 MARGIN_S = 0.05

@@ -36,7 +36,7 @@ from models.contract import Assessor
 NOW = datetime.now(UTC).replace(microsecond=0)
 LARCH, JUNIPER, MAPLE = "demo-larch", "demo-juniper", "demo-maple"
 DICOM_JSON = "application/dicom+json"
-SLACK_S = 0.5
+SLACK_S = 2.0
 """What a busy machine with two cores may add to a budget before a test fails."""
 
 
@@ -224,6 +224,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.in_time
 def test_with_an_archive_at_fault_no_order_is_late_nothing_of_another_patient_is_used_and_the_card_says_so(
     tmp_path: Path,
     archive: Archive,

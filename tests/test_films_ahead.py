@@ -233,7 +233,7 @@ def test_a_subscription_has_the_film_encoded_before_anybody_opens_the_chart(
         def post(body: bytes, secret: str = SECRET, name: str = "films") -> int:
             headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/fhir+json"}
             url = f"{ehr.service}/fhir-subscriptions/{name}"
-            return requests.post(url, data=body, headers=headers, timeout=10).status_code
+            return requests.post(url, data=body, headers=headers, timeout=60).status_code
 
         assert post(notification(patient, fhir_server, payload, "handshake")) == 200
         assert post(notification(patient, fhir_server, payload), secret="wrong") == 401

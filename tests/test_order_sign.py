@@ -39,7 +39,7 @@ def ehr(fhir_server: FhirServer, tmp_path_factory: pytest.TempPathFactory) -> It
 def put(fhir: FhirServer, *resources: dict[str, Any]) -> None:
     for resource in resources:
         url = f"{fhir.base}/{resource['resourceType']}/{resource['id']}"
-        answer = requests.put(url, json=resource, headers={"Content-Type": "application/fhir+json"}, timeout=10)
+        answer = requests.put(url, json=resource, headers={"Content-Type": "application/fhir+json"}, timeout=60)
         assert answer.status_code in (200, 201), answer.text
 
 
@@ -155,7 +155,7 @@ def test_a_search_of_several_pages_is_read_to_its_end(ehr: Ehr, fhir_server: Fhi
     context = order_sign(patient, draft(patient))
     whole = ehr.prefetch("imaging-safety", "order-sign", context)
     assert len(whole["kidney"]["entry"]) == 60
-    first_page = ehr.session.get(whole["kidney"]["link"][0]["url"], timeout=10).json()
+    first_page = ehr.session.get(whole["kidney"]["link"][0]["url"], timeout=60).json()
     assert len(first_page["entry"]) == 30
     fhir_server.forget()
     paged = ehr.call("imaging-safety", "order-sign", context, {**whole, "kidney": first_page}).cards
@@ -248,6 +248,7 @@ def test_required_evidence_from_a_server_that_is_gone_is_a_412_that_names_the_ke
     assert "sign-gone" not in json.dumps(answer.body)
 
 
+@pytest.mark.in_time
 def test_a_fhir_server_that_never_answers_is_a_412_within_the_budget(fhir_server: FhirServer, tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -278,7 +279,7 @@ def test_calls_at_the_same_time_answer_as_they_do_alone(ehr: Ehr, fhir_server: F
 
 
 def test_a_call_without_a_valid_token_learns_nothing(ehr: Ehr) -> None:
-    answer = requests.post(f"{ehr.service}/cds-services/imaging-safety", json={"hook": "order-sign"}, timeout=10)
+    answer = requests.post(f"{ehr.service}/cds-services/imaging-safety", json={"hook": "order-sign"}, timeout=60)
     assert answer.status_code == 401
     assert answer.json()["resourceType"] == "OperationOutcome"
 

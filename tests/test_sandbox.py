@@ -51,7 +51,7 @@ class Sandbox:
     def ask_first(self, url: str, method: str, headers: str) -> None:
         """What the browser does before the call: no token, and nothing is sent where the answer does not allow it."""
         asked = {"Origin": ORIGIN, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
-        answer = requests.options(url, headers=asked, timeout=10)
+        answer = requests.options(url, headers=asked, timeout=60)
         assert answer.ok
         assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
         assert method in answer.headers["Access-Control-Allow-Methods"].split(", ")
@@ -189,7 +189,7 @@ def chart(fhir: FhirServer, patient: str, creatinine: Mapping[int, float]) -> No
         )
     for resource in resources:
         url = f"{fhir.base}/{resource['resourceType']}/{resource['id']}"
-        answer = requests.put(url, json=resource, headers={"Content-Type": "application/fhir+json"}, timeout=10)
+        answer = requests.put(url, json=resource, headers={"Content-Type": "application/fhir+json"}, timeout=60)
         assert answer.ok, answer.text
 
 

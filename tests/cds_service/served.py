@@ -67,7 +67,7 @@ class Served:
         ]
 
     def alive(self) -> bool:
-        return self.process.poll() is None and requests.get(f"{self.url}/healthz", timeout=5).status_code == 200
+        return self.process.poll() is None and requests.get(f"{self.url}/healthz", timeout=60).status_code == 200
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -105,7 +105,7 @@ def served(
         until = time.monotonic() + 30
         while time.monotonic() < until:
             try:
-                requests.get(f"{url}/healthz", timeout=5)
+                requests.get(f"{url}/healthz", timeout=60)
                 break
             except requests.ConnectionError:
                 time.sleep(0.02)

@@ -18,6 +18,8 @@ from cds_service.fhir_client import FhirClient
 from cds_service.prefetch import Failed, Sent
 from cds_service.trust.clients import Client, FhirServer
 
+pytestmark = pytest.mark.in_time
+
 
 class Clock:
     def __init__(self) -> None:

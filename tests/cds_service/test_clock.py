@@ -23,6 +23,8 @@ from cds_service.fhir_client import FhirClient
 from cds_service.pace import Pace
 from cds_service.trust.clients import Client, Clients, FhirServer
 
+pytestmark = pytest.mark.in_time
+
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "https://cds.example.org"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -68,20 +68,20 @@ def house(state: Path) -> Iterator[str]:
 
 
 def test_the_worklist_and_every_chart_open(ehr: str) -> None:
-    worklist = requests.get(f"{ehr}/demo/", timeout=10).text
+    worklist = requests.get(f"{ehr}/demo/", timeout=60).text
     for patient in demo_patients(datetime.now(UTC)):
         assert f"/demo/patients/{patient.id}" in worklist
-        page = requests.get(f"{ehr}/demo/patients/{patient.id}", timeout=10)
+        page = requests.get(f"{ehr}/demo/patients/{patient.id}", timeout=60)
         assert page.status_code == 200
         assert f"<h1>{patient.name}</h1>" in page.text
         for fact in patient.labs:
             assert fact.code.name in page.text
-    assert requests.get(f"{ehr}/demo/patients/nobody", timeout=10).status_code == 404
+    assert requests.get(f"{ehr}/demo/patients/nobody", timeout=60).status_code == 404
 
 
 def test_pages_run_and_style_nothing_that_is_written_into_them(ehr: str) -> None:
     for path in ("", "patients/demo-alder", "patients/nobody"):
-        answer = requests.get(f"{ehr}/demo/{path}", timeout=10)
+        answer = requests.get(f"{ehr}/demo/{path}", timeout=60)
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy

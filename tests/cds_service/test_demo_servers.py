@@ -33,7 +33,7 @@ def ehr() -> Iterator[str]:
 
 
 def search(base: str, query: str, **headers: str) -> dict[str, Any]:
-    answer = requests.get(f"{base}/demo/fhir/{query}", headers=headers, timeout=10)
+    answer = requests.get(f"{base}/demo/fhir/{query}", headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"] == "application/fhir+json"
     bundle: dict[str, Any] = answer.json()
@@ -76,7 +76,7 @@ def test_pages_linked_by_next_hold_everything_once(ehr: str) -> None:
         following = [link["url"] for link in bundle["link"] if link["relation"] == "next"]
         if not following:
             break
-        bundle = requests.get(following[0], timeout=10).json()
+        bundle = requests.get(following[0], timeout=60).json()
     assert seen == whole
     assert len(whole) > 8
 
@@ -97,7 +97,7 @@ def test_status_category_and_date_narrow_a_search(ehr: str) -> None:
 
 def test_a_posted_search_is_the_same_search(ehr: str) -> None:
     form = {"patient": "demo-oak", "category": "vital-signs", "_sort": "-date"}
-    posted = requests.post(f"{ehr}/demo/fhir/Observation/_search", data=form, timeout=10).json()
+    posted = requests.post(f"{ehr}/demo/fhir/Observation/_search", data=form, timeout=60).json()
     assert resources(posted) == resources(search(ehr, "Observation?patient=demo-oak&category=vital-signs&_sort=-date"))
 
 
@@ -115,7 +115,7 @@ def test_a_posted_search_is_the_same_search(ehr: str) -> None:
     ],
 )
 def test_what_cannot_be_answered_is_an_outcome_that_names_it(ehr: str, path: str, status: int, said: str) -> None:
-    answer = requests.get(f"{ehr}/demo/fhir/{path}", timeout=10)
+    answer = requests.get(f"{ehr}/demo/fhir/{path}", timeout=60)
     assert answer.status_code == status
     outcome = get_fhir_model_class("OperationOutcome").model_validate(answer.json())
     assert said in outcome.issue[0].diagnostics
@@ -147,18 +147,18 @@ def test_a_study_leads_to_the_archive_beside_it(ehr: str) -> None:
 
 def test_every_query_of_the_services_is_one_this_ehr_understands(ehr: str) -> None:
     services = load_services(ROOT / "manifests" / "services", "research_imaging").all
-    entry = requests.get(f"{ehr}/demo/patients/demo-spruce/order-entry", timeout=10).json()
+    entry = requests.get(f"{ehr}/demo/patients/demo-spruce/order-entry", timeout=60).json()
     context = {"patientId": "demo-spruce", "encounterId": entry["encounterId"]}
     queries = {q for s in services for t in s.prefetch().values() if (q := fill(t, context))}
     assert len(queries) > 5
     for query in queries:
-        assert requests.get(f"{ehr}/demo/fhir/{query}", timeout=10).status_code == 200, query
+        assert requests.get(f"{ehr}/demo/fhir/{query}", timeout=60).status_code == 200, query
 
 
 def test_browsers_of_other_origins_may_read(ehr: str) -> None:
-    answer = requests.get(f"{ehr}/demo/fhir/Patient/demo-oak", timeout=10)
+    answer = requests.get(f"{ehr}/demo/fhir/Patient/demo-oak", timeout=60)
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    preflight = requests.options(f"{ehr}/demo/fhir/Observation/_search", timeout=10)
+    preflight = requests.options(f"{ehr}/demo/fhir/Observation/_search", timeout=60)
     assert "content-type" in preflight.headers["Access-Control-Allow-Headers"]
 
 
@@ -205,7 +205,7 @@ def test_frames_are_the_drawn_film(ehr: str) -> None:
 
 
 def test_metadata_describes_the_frame_and_leaves_it_out(ehr: str) -> None:
-    (header,) = requests.get(f"{instance(ehr, 'demo-juniper')}/metadata", timeout=10).json()
+    (header,) = requests.get(f"{instance(ehr, 'demo-juniper')}/metadata", timeout=60).json()
     assert header["00080060"]["Value"] == ["DX"]
     assert header["00185101"]["Value"] == ["PA"]
     assert "InlineBinary" not in header["7FE00010"]
@@ -221,22 +221,22 @@ def test_an_instance_retrieved_whole_is_a_dicom_file(ehr: str) -> None:
 
 def test_studies_are_found_by_patient(ehr: str) -> None:
     root = f"{ehr}/demo/dicomweb/studies"
-    found = requests.get(root, params={"PatientID": "demo-juniper"}, timeout=10)
+    found = requests.get(root, params={"PatientID": "demo-juniper"}, timeout=60)
     assert found.headers["Content-Type"] == "application/dicom+json"
     assert len(found.json()) == OLD_AND_NEW
     study = found.json()[0]["0020000D"]["Value"][0]
-    assert len(requests.get(f"{root}/{study}/series", timeout=10).json()) == 1
-    assert len(requests.get(f"{root}/{study}/instances", timeout=10).json()) == 1
-    assert requests.get(root, params={"PatientID": "nobody"}, timeout=10).status_code == 204
-    assert requests.get(root, params={"Mood": "calm"}, timeout=10).status_code == 400
-    assert len(requests.get(root, params={"limit": "3"}, timeout=10).json()) == 3
+    assert len(requests.get(f"{root}/{study}/series", timeout=60).json()) == 1
+    assert len(requests.get(f"{root}/{study}/instances", timeout=60).json()) == 1
+    assert requests.get(root, params={"PatientID": "nobody"}, timeout=60).status_code == 204
+    assert requests.get(root, params={"Mood": "calm"}, timeout=60).status_code == 400
+    assert len(requests.get(root, params={"limit": "3"}, timeout=60).json()) == 3
 
 
 def test_a_film_the_chart_names_may_be_missing_from_the_archive(ehr: str) -> None:
     path = instance(ehr, "demo-sumac")
     for what in ("", "/metadata", "/frames/1", "/rendered"):
-        assert requests.get(path + what, timeout=10).status_code == 404
-    assert requests.get(f"{instance(ehr, 'demo-juniper')}/frames/2", timeout=10).status_code == 404
+        assert requests.get(path + what, timeout=60).status_code == 404
+    assert requests.get(f"{instance(ehr, 'demo-juniper')}/frames/2", timeout=60).status_code == 404
 
 
 def test_a_rendered_film_is_a_picture_of_the_size_asked_for(ehr: str) -> None:
@@ -245,5 +245,5 @@ def test_a_rendered_film_is_a_picture_of_the_size_asked_for(ehr: str) -> None:
     picture = Image.open(io.BytesIO(answer.content))
     assert picture.size == (200, 200)
     assert 20 < float(np.asarray(picture).mean()) < 200
-    assert requests.get(path, params={"viewport": "9,9"}, timeout=10).status_code == 400
-    assert requests.get(path, headers={"Accept": "application/pdf"}, timeout=10).status_code == 406
+    assert requests.get(path, params={"viewport": "9,9"}, timeout=60).status_code == 400
+    assert requests.get(path, headers={"Accept": "application/pdf"}, timeout=60).status_code == 406

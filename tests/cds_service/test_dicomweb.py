@@ -20,6 +20,8 @@ from cds_service.prefetch import Failed
 from cds_service.trust.clients import Client, FhirServer
 from fhir_mappers.record import Instance, Source, Study
 
+pytestmark = pytest.mark.in_time
+
 EXPLICIT, IMPLICIT, JPEG2000 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.4.90"
 STUDY = Study("1.2.3", NOON, frozenset({"DX"}), "Chest", (), (), (), Source("ImagingStudy/s1"))
 IMAGE = Instance("1.2.3", "1.2.3.1", "1.2.3.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "DX", 1)

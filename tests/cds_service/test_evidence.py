@@ -32,6 +32,8 @@ from cds_service.manifest import EvidenceItem
 from cds_service.prefetch import Absent, Failed, Query, Sent
 from cds_service.trust.clients import Client
 
+pytestmark = pytest.mark.in_time
+
 
 def test_each_key_is_planned_as_the_specification_means_it() -> None:
     outcome = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "forbidden"}]}

@@ -22,6 +22,8 @@ from cds_service.evidence import Shortfall
 from cds_service.fhir_client import FhirClient
 from cds_service.manifest import EvidenceItem
 
+pytestmark = pytest.mark.in_time
+
 
 @pytest.mark.parametrize("mood", [hang, drip_body, later(3, reply(b""))])
 def test_a_late_archive_costs_the_films_and_nothing_else(fhir_client: FhirClient, mood: Mood) -> None:

@@ -30,6 +30,8 @@ from reading import (
 from cds_service.fhir_client import FhirClient
 from cds_service.prefetch import Absent, Failed, Sent
 
+pytestmark = pytest.mark.in_time
+
 
 def test_the_token_goes_out_exactly_as_it_came_and_fhir_is_asked_for(fhir_client: FhirClient) -> None:
     with Moody(always(reply(bundle(FIRST)))) as server:

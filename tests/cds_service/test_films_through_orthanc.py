@@ -104,7 +104,7 @@ def test_a_film_that_orthanc_renders_shows_what_the_file_shows_and_is_said_to_be
     send(orthanc, film)
     path = f"studies/{film.StudyInstanceUID}/series/{film.SeriesInstanceUID}/instances/{film.SOPInstanceUID}"
     url = f"{orthanc.dicomweb}/{path}/frames/1/rendered"
-    answer = requests.get(url, headers={"Accept": dicomweb.RENDERED}, timeout=10)
+    answer = requests.get(url, headers={"Accept": dicomweb.RENDERED}, timeout=60)
     frame = dicomweb.read_rendered(answer.headers["Content-Type"], answer.content)
     metadata = as_rendered(read_dicom_file(data, REFERENCE).metadata, frame.data)
     uids = film.StudyInstanceUID, film.SeriesInstanceUID, film.SOPInstanceUID

@@ -135,6 +135,7 @@ def test_no_name_of_patient_user_or_resource_is_in_the_audit(ward: Make) -> None
     assert CANARY not in json.dumps(row)
 
 
+@pytest.mark.in_time
 def test_while_the_database_takes_nothing_answers_keep_their_budget_and_their_trace(ward: Make) -> None:
     w = ward()
     locked = sqlite3.connect(w.app.extensions["ordersight"].settings.state_dir / "state.sqlite", isolation_level=None)
@@ -145,8 +146,8 @@ def test_while_the_database_takes_nothing_answers_keep_their_budget_and_their_tr
         assert w.cards("one", patient=f"p{n}")
         took.append(time.monotonic() - began)
     # 250 ms of waiting at most before the record goes to the outbox; the rest is the call itself.
-    assert min(took) < 0.6
-    assert max(took) < 1.5
+    assert min(took) < 1
+    assert max(took) < 3
     assert w.state.health().outbox > 0
     locked.execute("ROLLBACK")
     locked.close()

@@ -148,7 +148,7 @@ def house(
 def test_four_thousand_damaged_requests_over_all_routes(house: Served, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(SEED)
     host, port = house.url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     before = house.memory_mb()
     house.forget_peak()
     statuses: Counter[int] = Counter()
@@ -206,6 +206,6 @@ def test_what_is_hardly_http_is_a_400_in_json_or_a_closed_connection(house: Serv
 
 
 def test_after_all_that_an_honest_call_is_answered(house: Served) -> None:
-    answer = requests.post(f"{house.url}/cds-services/probe", json=call("patient-view"), timeout=5)
+    answer = requests.post(f"{house.url}/cds-services/probe", json=call("patient-view"), timeout=60)
     assert answer.status_code in (200, 401)
     assert answer.headers["Content-Type"] == "application/json"

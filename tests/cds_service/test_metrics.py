@@ -91,6 +91,7 @@ def test_each_call_is_counted_once_with_what_became_of_it(make_app: Callable[...
     assert value(app, "cds_stage_seconds_count", stage="advice") == 3
 
 
+@pytest.mark.in_time
 def test_an_answer_after_its_budget_is_counted_as_late(make_app: Callable[..., Any]) -> None:
     app = make_app()
     client = app.test_client()
@@ -108,6 +109,7 @@ def test_an_answer_after_its_budget_is_counted_as_late(make_app: Callable[..., A
     assert value(app, "shed_total", reason="late") == 1
 
 
+@pytest.mark.in_time
 def test_reads_breakers_and_bulkheads_show_which_client_they_are_of_and_not_its_name(
     make_app: Callable[..., Any],
 ) -> None:

@@ -25,6 +25,8 @@ from cds_service.manifest import Service, Services
 from cds_service.settings import Settings
 from cds_service.trust.clients import Client, Clients, FhirServer
 
+pytestmark = pytest.mark.in_time
+
 FAULTS: dict[str, Mood] = {
     "500": reply({}, 500),
     "401": reply({}, 401),

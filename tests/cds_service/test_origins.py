@@ -187,7 +187,7 @@ def test_a_name_of_this_machine_is_not_asked_of_a_name_server() -> None:
 
 def test_only_the_addresses_that_pass_the_check_are_left_to_connect_to() -> None:
     resolver = Resolver(lambda host, port: ["169.254.169.254", "93.184.216.34", "10.0.0.1"])
-    assert resolver.addresses(EHR, 1.0) == ("93.184.216.34",)
+    assert resolver.addresses(EHR, 30.0) == ("93.184.216.34",)
     with pytest.raises(NotAllowed):
         Resolver(lambda host, port: ["10.0.0.1"]).addresses(EHR, 1.0)
 
@@ -197,7 +197,7 @@ def test_a_slow_name_server_costs_the_time_given_and_one_thread_however_many_wai
 
     def slow(host: str, port: int) -> list[str]:
         lookups.append(host)
-        release.wait(10)
+        release.wait(60)
         return ["93.184.216.34"]
 
     resolver = Resolver(slow)
@@ -211,7 +211,7 @@ def test_a_slow_name_server_costs_the_time_given_and_one_thread_however_many_wai
     started = time.monotonic()
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(wait, range(8))) == {"late"}
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
     release.set()
     assert resolver.addresses(EHR, 1.0) == ("93.184.216.34",)
     assert lookups == ["ehr.example.org"]

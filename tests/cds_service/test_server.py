@@ -58,7 +58,7 @@ def say(url: str, text: bytes, wait: float = 5.0) -> bytes:
 def test_cards_come_over_the_wire_without_naming_the_server(url: str) -> None:
     with requests.Session() as session:
         for _ in range(3):
-            response = session.post(f"{url}/cds-services/probe", json=call("order-sign"), timeout=5)
+            response = session.post(f"{url}/cds-services/probe", json=call("order-sign"), timeout=60)
             assert response.status_code == 200
             assert "Server" not in response.headers
 
@@ -67,13 +67,13 @@ def test_a_body_sent_in_chunks_is_read(url: str) -> None:
     body = json.dumps(call("patient-view")).encode()
     headers = {"Content-Type": "application/json"}
     pieces = (body[i : i + 10] for i in range(0, len(body), 10))
-    assert requests.post(f"{url}/cds-services/probe", data=pieces, headers=headers, timeout=5).status_code == 200
+    assert requests.post(f"{url}/cds-services/probe", data=pieces, headers=headers, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 3 * LIMIT, 9 * LIMIT])
 def test_the_sender_of_too_large_a_body_hears_413_and_not_a_reset(url: str, size: int) -> None:
     headers = {"Content-Type": "application/json", "Origin": ORIGIN}
-    response = requests.post(f"{url}/cds-services/probe", data=b"x" * size, headers=headers, timeout=10)
+    response = requests.post(f"{url}/cds-services/probe", data=b"x" * size, headers=headers, timeout=60)
     assert response.status_code == 413
     assert response.json()["issue"][0]["code"] == "too-long"
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
@@ -131,7 +131,7 @@ def test_endless_headers_are_refused(url: str) -> None:
 
 def test_a_forged_host_changes_nothing(url: str) -> None:
     headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
-    response = requests.post(f"{url}/cds-services/probe", json=call("order-sign"), headers=headers, timeout=5)
+    response = requests.post(f"{url}/cds-services/probe", json=call("order-sign"), headers=headers, timeout=60)
     assert response.status_code == 200
     assert "evil" not in response.text
 
@@ -144,12 +144,12 @@ def test_half_sent_requests_do_not_keep_honest_ones_waiting(url: str) -> None:
         for sock in held:
             sock.sendall(half)
         started = time.monotonic()
-        assert requests.post(f"{url}/cds-services/probe", json=call("patient-view"), timeout=5).status_code == 200
+        assert requests.post(f"{url}/cds-services/probe", json=call("patient-view"), timeout=60).status_code == 200
         assert time.monotonic() - started < 1
     finally:
         for sock in held:
             sock.close()
-    assert requests.get(f"{url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{url}/healthz", timeout=60).status_code == 200
 
 
 def test_eight_calls_that_wait_are_answered_side_by_side(url: str) -> None:
@@ -158,7 +158,7 @@ def test_eight_calls_that_wait_are_answered_side_by_side(url: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(
             pool.map(
-                lambda _: requests.post(f"{url}/cds-services/slow", json=call("patient-view"), timeout=9), range(8)
+                lambda _: requests.post(f"{url}/cds-services/slow", json=call("patient-view"), timeout=60), range(8)
             )
         )
     assert [a.status_code for a in answers] == [200] * 8

@@ -23,6 +23,8 @@ from cds_service.thinking import DEPTHS, Thinking
 from cds_service.trust.clients import Clients
 from models.contract import Assessor
 
+pytestmark = pytest.mark.in_time
+
 COSTS = {"explained": 0.4, "ranked": 0.3, "fused": 0.2, "late": 0.1}
 SERVICE = Service(
     "thinks",

@@ -50,6 +50,8 @@ from cds_service.prefetch import Answer, Failed, Sent
 from cds_service.trust.clients import Client, FhirServer
 from cds_service.trust.origins import Resolver
 
+pytestmark = pytest.mark.in_time
+
 LATE = {
     "hang": hang,
     "drip headers": drip_headers,

@@ -40,7 +40,7 @@ def both(tmp_path: Path, orthanc: Orthanc, fhir_server: FhirServer) -> Iterator[
 
 
 def reports(server: FhirServer, study: str) -> list[dict[str, Any]]:
-    answer = requests.get(f"{server.base}/DiagnosticReport", params={"_count": "200"}, timeout=10).json()
+    answer = requests.get(f"{server.base}/DiagnosticReport", params={"_count": "200"}, timeout=60).json()
     found = [entry["resource"] for entry in answer.get("entry", [])]
     # The server is every test's: other reports of it name no study.
     return [one for one in found if study in (film["reference"] for film in one.get("imagingStudy", ()))]
@@ -66,10 +66,10 @@ def test_an_accepted_report_is_in_the_archive_and_on_the_fhir_server_and_before_
     (report,) = reports(fhir_server, f"ImagingStudy/{study['id']}")
     assert report["status"] == "preliminary"
     assert report["code"]["coding"][0]["system"] == LOINC
-    results = [requests.get(f"{fhir_server.base}/{r['reference']}", timeout=10).json() for r in report["result"]]
+    results = [requests.get(f"{fhir_server.base}/{r['reference']}", timeout=60).json() for r in report["result"]]
     assert {one["resourceType"] for one in results} == {"Observation"}
     provenance = requests.get(
-        f"{fhir_server.base}/Provenance", params={"target": f"DiagnosticReport/{report['id']}"}, timeout=10
+        f"{fhir_server.base}/Provenance", params={"target": f"DiagnosticReport/{report['id']}"}, timeout=60
     ).json()["entry"]
     (made,) = [entry["resource"] for entry in provenance]
     assert made["agent"][1]["who"] == {"reference": "Practitioner/u1"}
@@ -210,7 +210,7 @@ class Stingy(BaseHTTPRequestHandler):
     header: Callable[[list[Any]], list[Any]] = staticmethod(lambda found: found)
 
     def do_GET(self) -> None:
-        answer = requests.get(self.real + self.path.removeprefix("/dicom-web"), headers=self._accept(), timeout=10)
+        answer = requests.get(self.real + self.path.removeprefix("/dicom-web"), headers=self._accept(), timeout=60)
         body = answer.content
         if self.path.endswith(f"studies/{self.path.split('/')[3]}/metadata"):
             body = json.dumps(type(self).header(answer.json())).encode()

@@ -287,7 +287,7 @@ class Chart:
             inputs = to_fusion_input(record, self.model.spec)
             if self.profile == "non_device":
                 inputs = without(inputs, "imaging")
-            assessment = self.model.assess(inputs, timeout=1.0)
+            assessment = self.model.assess(inputs, timeout=30.0)
             used = dict(inputs.used)
         case = Case(chosen, request, record, assessment, self.shortfalls, self.profile, "", used)
         return load_advice(chosen.advice)(case)

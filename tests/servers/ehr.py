@@ -50,7 +50,7 @@ class Ehr:
     session: requests.Session = field(default_factory=requests.Session)
 
     def discover(self, service: str, hook: str) -> dict[str, Any]:
-        services = self.session.get(f"{self.service}/cds-services", timeout=10).json()["services"]
+        services = self.session.get(f"{self.service}/cds-services", timeout=60).json()["services"]
         entry: dict[str, Any] = next(s for s in services if (s["id"], s["hook"]) == (service, hook))
         return entry
 
@@ -113,7 +113,7 @@ class Ehr:
     def feedback(self, service: str, *decisions: Mapping[str, Any]) -> int:
         """Report what the user did with cards; returns the status."""
         url = f"{self.service}/cds-services/{service}/feedback"
-        return requests.post(url, json={"feedback": decisions}, headers=self._signed(url), timeout=10).status_code
+        return requests.post(url, json={"feedback": decisions}, headers=self._signed(url), timeout=60).status_code
 
     def _signed(self, url: str) -> dict[str, str]:
         now = int(self.clock())

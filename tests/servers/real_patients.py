@@ -66,7 +66,7 @@ def everything(fhir: str, search: str) -> list[dict[str, Any]]:
 def put(fhir: str, *resources: Mapping[str, Any]) -> None:
     for resource in resources:
         url = f"{fhir}/{resource['resourceType']}/{resource['id']}"
-        requests.put(url, json=resource, timeout=10).raise_for_status()
+        requests.put(url, json=resource, timeout=60).raise_for_status()
 
 
 def load_hannover(data: Path, fhir: str, dicomweb: str, moment: datetime) -> list[Patient]:

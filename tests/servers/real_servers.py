@@ -54,11 +54,11 @@ class FhirServer:
 
     def requests(self) -> list[dict[str, Any]]:
         """The calls since the last `forget`: method, url (path and query) and authorization header."""
-        answer: list[dict[str, Any]] = requests.get(self._requests_url, timeout=10).json()
+        answer: list[dict[str, Any]] = requests.get(self._requests_url, timeout=60).json()
         return answer
 
     def forget(self) -> None:
-        requests.delete(self._requests_url, timeout=10).raise_for_status()
+        requests.delete(self._requests_url, timeout=60).raise_for_status()
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Orthanc:
         return self.log.read_text(errors="replace").count("HTTP header: [authorization]")
 
     def instances(self) -> int:
-        count: int = requests.get(f"{self.rest}/statistics", timeout=10).json()["CountInstances"]
+        count: int = requests.get(f"{self.rest}/statistics", timeout=60).json()["CountInstances"]
         return count
 
 
@@ -166,7 +166,7 @@ def running_orthanc() -> Iterator[Orthanc]:
 
         def ready() -> bool:
             try:
-                return requests.get(f"{rest}/dicom-web/studies?limit=1", timeout=5).status_code == 200
+                return requests.get(f"{rest}/dicom-web/studies?limit=1", timeout=60).status_code == 200
             except requests.ConnectionError:
                 return False
 

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.servers
 
 def pixels_at(orthanc: Orthanc, sop_uid: str) -> Dataset:
     """The object as the archive holds it, found by its SOP instance UID through Orthanc's own interface."""
-    (found,) = requests.post(f"{orthanc.rest}/tools/lookup", data=sop_uid, timeout=10).json()
-    return dcmread(BytesIO(requests.get(f"{orthanc.rest}/instances/{found['ID']}/file", timeout=10).content))
+    (found,) = requests.post(f"{orthanc.rest}/tools/lookup", data=sop_uid, timeout=60).json()
+    return dcmread(BytesIO(requests.get(f"{orthanc.rest}/instances/{found['ID']}/file", timeout=60).content))
 
 
 def decoded(film: Dataset) -> Any:
@@ -114,7 +114,7 @@ def test_a_wrapped_film_in_the_archive_is_the_picture_bit_for_bit_and_says_it_is
 
 def test_study_dates_agree_between_the_server_and_the_archive_after_a_shift(imported: Any) -> None:
     _, fhir, archive = imported
-    entries = requests.get(f"{fhir.base}/ImagingStudy?_count=1000", timeout=10).json()["entry"]
+    entries = requests.get(f"{fhir.base}/ImagingStudy?_count=1000", timeout=60).json()["entry"]
     for resource in [entry["resource"] for entry in entries][::8]:
         film = pixels_at(archive, resource["series"][0]["instance"][0]["uid"])
         assert film.StudyDate == film.ContentDate == resource["started"][:10].replace("-", "")

@@ -42,8 +42,8 @@ def test_every_patient_and_every_film_of_hannover_arrives(imported: Any) -> None
     # SOURCE.md of the data: 53 Bundles, 188 films.
     assert (result.bundles, result.films, result.filmless, result.faults) == (53, 188, 0, ())
     assert archive.instances() == 188
-    assert requests.get(f"{fhir.base}/Patient?_summary=count", timeout=10).json()["total"] == 53
-    assert requests.get(f"{fhir.base}/ImagingStudy?_summary=count", timeout=10).json()["total"] == 188
+    assert requests.get(f"{fhir.base}/Patient?_summary=count", timeout=60).json()["total"] == 53
+    assert requests.get(f"{fhir.base}/ImagingStudy?_summary=count", timeout=60).json()["total"] == 188
 
 
 def test_importing_twice_adds_nothing(imported: Any, shared: Path) -> None:
@@ -51,7 +51,7 @@ def test_importing_twice_adds_nothing(imported: Any, shared: Path) -> None:
     again = import_all(shared, fhir, archive)
     assert again == first
     assert archive.instances() == 188
-    assert requests.get(f"{fhir.base}/Patient?_summary=count", timeout=10).json()["total"] == 53
+    assert requests.get(f"{fhir.base}/Patient?_summary=count", timeout=60).json()["total"] == 53
 
 
 def test_references_between_entries_become_references_between_resources(shared: Path, fhir_server: FhirServer) -> None:
@@ -61,7 +61,7 @@ def test_references_between_entries_become_references_between_resources(shared: 
     resources = read_bundle(path)
     patient = next(r["id"] for r in resources if r["resourceType"] == "Patient")
     of_patient = sum(r["resourceType"] == "Observation" for r in resources)
-    answer = requests.get(f"{fhir_server.base}/Observation?patient={patient}&_summary=count", timeout=10).json()
+    answer = requests.get(f"{fhir_server.base}/Observation?patient={patient}&_summary=count", timeout=60).json()
     assert answer["total"] == of_patient > 0
     assert "urn:uuid" not in json.dumps([r.get("subject") or r.get("patient") for r in resources])
 
@@ -104,7 +104,7 @@ def test_a_broken_bundle_is_named_with_what_is_wrong_and_the_rest_goes_on(
         assert words in faults[name]
     assert SECRET not in "".join(result.faults)
     assert seen[-1] == (11, 11, "zz-good.json")
-    assert requests.get(f"{fhir_server.base}/Patient/import-good", timeout=10).json()["birthDate"] == "1950-03-01"
+    assert requests.get(f"{fhir_server.base}/Patient/import-good", timeout=60).json()["birthDate"] == "1950-03-01"
 
 
 def test_a_patient_whose_films_do_not_agree_with_the_table_gets_no_film_at_all(
