@@ -44,6 +44,24 @@ LEAKS = {
         "    TracerProvider(shutdown_on_exit=False).get_tracer('x').start_span('GET Patient/p1').end()",
         "a patient's reference in a span of a trace",
     ),
+    "what a collector is sent": (
+        "from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans\n"
+        "    from opentelemetry.sdk.resources import Resource\n"
+        "    from opentelemetry.sdk.trace import TracerProvider\n"
+        "    provider = TracerProvider(resource=Resource({'of': 'Zebra7Canary'}), shutdown_on_exit=False)\n"
+        "    encode_spans([provider.get_tracer('x').start_span('s')])",
+        "a canary in what a collector of traces is sent",
+    ),
+    # Left to itself, waitress repeats a malformed line to whoever sent it.
+    "a refusal of the server's own": (
+        "import socket, threading, waitress\n"
+        "    server = waitress.create_server(lambda *_: [], port=0)\n"
+        "    threading.Thread(target=server.run, daemon=True).start()\n"
+        "    with socket.create_connection(('127.0.0.1', server.effective_port), 30) as sock:\n"
+        "        sock.sendall(b'GET / HTTP/1.1\\r\\n Patient/p1\\r\\n\\r\\n'); sock.recv(65536)\n"
+        "    server.close()",
+        "a patient's reference in a 400 of the server's own",
+    ),
     "another process's log": (
         "import subprocess, sys\n"
         "    program = 'import logging, cds_service.logs; cds_service.logs.configure_logging(); '\\\n"

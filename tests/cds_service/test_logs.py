@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from contexts import CONTEXTS, bundle, call
-from test_server import serving
+from test_server import say, serving
 
 from cds_service.logs import configure_logging
 from cds_service.settings import Settings
@@ -102,6 +102,36 @@ def test_no_canary_reaches_a_log_line_or_an_error(
     assert {"refused"} <= events
     if jwt == "off":
         assert {"consultation", "feedback", "unexpected error"} <= events
+
+
+HEAD = f"POST /cds-services/{CANARY}?patient=Patient/{CANARY}"
+REFUSED_UNREAD = {
+    "a header without a colon": (400, f"{HEAD} HTTP/1.1\r\nPatient/{CANARY}\r\n\r\n"),
+    "a header that goes on with none before it": (400, f"{HEAD} HTTP/1.1\r\n Patient/{CANARY}\r\n\r\n"),
+    "a header with a control character": (400, f"{HEAD} HTTP/1.1\r\nX: Bearer {CANARY}\x7f\r\n\r\n"),
+    "a version that is none": (400, f"{HEAD} HTTP/{CANARY}\r\n\r\n"),
+    "a length that is none": (400, f"{HEAD} HTTP/1.1\r\nContent-Length: Patient/{CANARY}\r\n\r\n"),
+    "two lengths": (
+        400,
+        f"{HEAD} HTTP/1.1\r\nContent-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\n{CANARY}",
+    ),
+    "a chunk that is none": (400, f"{HEAD} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{CANARY}\r\n"),
+    "a coding nobody knows": (501, f"{HEAD} HTTP/1.1\r\nTransfer-Encoding: {CANARY}\r\n\r\n"),
+    "a body beyond all measure": (413, f"{HEAD} HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{CANARY}"),
+    "headers without end": (431, f"{HEAD} HTTP/1.1\r\nX: {f'Patient/{CANARY} ' * 4000}"),
+}
+
+
+def test_what_the_server_refuses_before_the_application_sees_it_is_neither_repeated_nor_logged(
+    lines: io.StringIO, make_app: Callable[..., Any], tmp_path: Path
+) -> None:
+    with serving(make_app(), Settings(port=0, jwt="off", state_dir=tmp_path, threads=4)) as server:
+        for what, (status, sent) in REFUSED_UNREAD.items():
+            answer = say(server.url, sent.encode("latin-1"), 30)
+            assert answer.split()[1] == str(status).encode(), what
+            assert b"OperationOutcome" in answer, what
+            assert CANARY.encode() not in answer, what
+    assert CANARY not in lines.getvalue()
 
 
 def test_a_line_has_its_fields_and_an_error_its_place(lines: io.StringIO) -> None:

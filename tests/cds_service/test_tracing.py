@@ -118,9 +118,11 @@ def test_no_header_body_query_or_message_of_any_call_is_in_a_trace(traced: tuple
 
 def test_spans_reach_a_collector_on_the_network(make_app: Callable[..., Any]) -> None:
     received: list[tuple[str, bytes]] = []
+    headers: list[str] = []
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            headers.append(str(self.headers))
             received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.send_header("Content-Length", "0")
@@ -132,11 +134,13 @@ def test_spans_reach_a_collector_on_the_network(make_app: Callable[..., Any]) ->
     with HTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever, args=(0.02,), daemon=True).start()
         app = make_app(traces=f"http://127.0.0.1:{collector.server_port}/v1/traces")
-        app.test_client().post("/cds-services/probe", json=call("patient-view", prefetch={"labs": bundle()}))
+        body = call("patient-view", prefetch={"labs": bundle(), "note": {"x": CANARY}})
+        app.test_client().post(f"/cds-services/probe?q={CANARY}", json=body, headers={"tracestate": f"x={CANARY}"})
         app.extensions["ordersight"].tracing.close()  # sends what waits
         collector.shutdown()
     (path, body), *_ = received
     assert path == "/v1/traces"
+    assert CANARY not in f"{received} {headers}"
     sent = ExportTraceServiceRequest.FromString(body)
     names = [span.name for r in sent.resource_spans for scope in r.scope_spans for span in scope.spans]
     assert {"cds call", "evidence", "advice"} <= set(names)

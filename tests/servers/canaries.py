@@ -106,11 +106,40 @@ def _spans(trace: ModuleType) -> None:
     trace.SynchronousMultiSpanProcessor.on_end = on_end
 
 
+def _sent(encoder: ModuleType) -> None:
+    """What a collector of traces gets: the spans, and all that the exporter adds to them."""
+    encode = encoder.encode_spans
+
+    @functools.wraps(encode)
+    def encode_spans(*arguments: Any, **more: Any) -> Any:
+        request = encode(*arguments, **more)
+        look_at(str(request), "what a collector of traces is sent")
+        return request
+
+    encoder.encode_spans = encode_spans  # type: ignore[attr-defined]
+
+
+def _refusals(task: ModuleType) -> None:
+    """What the server answers by itself, before the application is asked or in its place."""
+    write = task.Task.write
+
+    @functools.wraps(write)
+    def written(self: Any, data: bytes) -> None:
+        if isinstance(self, task.ErrorTask):
+            text = f"{self.response_headers} {data.decode('utf-8', 'replace')}"
+            look_at(text, f"a {self.status[:3]} of the server's own")
+        write(self, data)
+
+    task.Task.write = written
+
+
 AT = {
     "flask": _errors,
     "prometheus_client.exposition": _metrics,
     "prometheus_client.metrics": _labels,
     "opentelemetry.sdk.trace": _spans,
+    "opentelemetry.exporter.otlp.proto.common.trace_encoder": _sent,
+    "waitress.task": _refusals,
 }
 
 
