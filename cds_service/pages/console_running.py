@@ -11,6 +11,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from cds_service.pages.console_feedback import csv_of
 from cds_service.pages.console_page import Console, admin
 from cds_service.state.watching import MOST_ROWS, Watching, watching
+from cds_service.unmapped import to_map
+from fhir_mappers.code_map import COLUMNS
 
 PERIODS = (1, 7, 28)
 
@@ -47,4 +49,8 @@ def add_running(blueprint: Blueprint, console: Console) -> None:
         if table == "unmapped":
             lines = [(u.tenant, u.what, u.calls, u.latest.isoformat()) for u in found.unmapped]
             return csv_of("unmapped.csv", ("tenant", "what", "calls", "latest"), iter(lines))
-        raise BadRequest("There is a table of roles and one of unmapped codes.")
+        if table == "code-map":
+            tenant = request.args.get("ehr", "")
+            wanted = dict.fromkeys(to_map(u.what) for u in found.unmapped if u.tenant == tenant)
+            return csv_of("code-map.csv", COLUMNS, (row for row in wanted if row is not None))
+        raise BadRequest("There is a table of roles, one of unmapped codes, and one of rows to map them.")

@@ -60,7 +60,13 @@ def test_a_local_code_that_nothing_reads_waits_in_the_queue_and_free_text_does_n
     visitor = house.logged_in("vic")
     rows = list(csv.DictReader(io.StringIO(visitor.see("/admin/running/unmapped.csv"))))
     assert "unknown-code Observation https://lab.example/codes|KREA-7" in [row["what"] for row in rows]
-    assert "smith" not in visitor.see("/admin/running")
+    page = visitor.see("/admin/running")
+    assert "smith" not in page
+    link = "/admin/running/code-map.csv?days=7&amp;ehr=anonymous"
+    assert link in page
+    to_map = visitor.see(link.replace("&amp;", "&"))
+    assert to_map.splitlines()[0] == "system,code,target,unit,written"
+    assert "https://lab.example/codes,KREA-7,,," in to_map.splitlines()
     assert not any("smith" in row["what"] for row in rows)
 
 
