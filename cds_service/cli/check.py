@@ -13,6 +13,7 @@ from cds_service.advice import load_advice
 from cds_service.advice.film_report import places_of
 from cds_service.manifest import Service, load_services
 from cds_service.settings import Settings
+from cds_service.sites import load_sites, rule_names
 from cds_service.trust.clients import load_clients
 from fhir_mappers import codes
 from models.checkpoint import read_card
@@ -34,9 +35,12 @@ def check(today: Annotated[str, typer.Option(help="Judge review dates as of this
         if rule.review_by < due
     ]
     clients = load_clients(settings.clients)
+    sites = load_sites(settings.sites, rule_names(services))
+    known = {client.tenant or client.name for client in clients.all}
+    faults += [f"sites: {name}: no client has this tenant" for name in sites.by_tenant if name not in known]
     console.print(
         f"{len(services.all)} services, {sum(len(s.rules) for s in services.all)} rules, "
-        f"{len(clients.all)} registered clients, profile {settings.profile}"
+        f"{len(clients.all)} registered clients, {len(sites.by_tenant)} sites, profile {settings.profile}"
     )
     for line in late:
         console.print(f"[yellow]review[/] {line}", highlight=False)

@@ -1,6 +1,7 @@
 """`cds-service replay`: what other manifests would have answered to calls that were kept as files.
 
     cds-service replay calls/ --against changed/services --at 2026-03-10T14:00:00Z
+    cds-service replay calls/ --against changed/services --site general-hospital
 
 Each file is one hook request with its prefetch. Both answers are made here: nothing is fetched, nothing is kept, and
 no earlier card holds a later one back, so what differs is what the manifests differ in.
@@ -30,6 +31,7 @@ from cds_service.fhir_client import FhirClient
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Services, load_services
 from cds_service.settings import Settings
+from cds_service.sites import ANY_SITE, Site, load_sites, rule_names
 from models.rollout import ServedModels
 
 PATIENCE_S = 60.0
@@ -55,17 +57,19 @@ def replay(
     requests: Annotated[Path, typer.Argument(help="A hook request with its prefetch (.json), or a folder of them.")],
     against: Annotated[Path, typer.Option(help="Folder of the changed manifests (imaging-safety.yaml, ...).")],
     at: Annotated[str, typer.Option(help="The moment of the calls, ISO 8601 with its zone; now, without it.")] = "",
+    site: Annotated[str, typer.Option(help="Tenant whose site file is used; changed, the one in ../sites.")] = "",
 ) -> None:
     """Answer kept requests under the manifests in force and under changed ones, and say which cards differ."""
     settings = Settings.from_env()
     calls = dict(read_calls(requests, _moment(at)))
-    sides = [load_services(folder, settings.profile) for folder in (settings.manifests / "services", against)]
+    folders = ((settings.manifests / "services", settings.sites), (against, against.parent / "sites"))
+    sides = [_side(services, sites, site, settings) for services, sites in folders]
     means, client, refused = Means(), FhirClient(), Counter[str]()
     said: list[dict[str, Said]] = []
     try:
-        for side in sides:
-            engines = load_engines(side, settings)
-            said.append({n: _answer(call, side, engines, means, client, refused) for n, call in calls.items()})
+        for services, local in sides:
+            engines = load_engines(services, settings)
+            said.append({n: _answer(c, services, local, engines, means, client, refused) for n, c in calls.items()})
     finally:
         client.close()
         means.close()
@@ -73,6 +77,18 @@ def replay(
     print_changes(Console(), before, after)
     for service, count in sorted(refused.items()):
         Console().print(f"[yellow]not answered[/] {service}: {count} answers lack required prefetch", highlight=False)
+
+
+def _side(services: Path, sites: Path, tenant: str, settings: Settings) -> tuple[Services, Site]:
+    """The services of one side with what this site sets; a changed side without a file of it has the one in force."""
+    loaded = load_services(services, settings.profile)
+    if not tenant:
+        return loaded, ANY_SITE
+    folder = sites if (sites / f"{tenant}.yaml").is_file() else settings.sites
+    found = load_sites(folder, rule_names(loaded))
+    if tenant not in found.by_tenant:
+        raise CommandError(f"--site is {tenant!r}; {folder} has no {tenant}.yaml")
+    return found.asked_of(loaded), found.of(tenant)
 
 
 def _moment(text: str) -> datetime:
@@ -105,6 +121,7 @@ def read_calls(requests: Path, at: datetime) -> Iterator[tuple[str, HookRequest]
 def _answer(
     call: HookRequest,
     services: Services,
+    site: Site,
     engines: ServedModels,
     means: Means,
     client: FhirClient,
@@ -123,6 +140,7 @@ def _answer(
                 engine=engines.get(service.model or ""),
                 means=means,
                 profile=services.profile,
+                site=site,
             )
         except MissingEvidence:
             refused[service.id] += 1

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from contrast import CT, LOW, METFORMIN, STEADY, chart
 from site_house import CODES, LAB, SERVICE, of_the_lab, site, written
+from typer.testing import CliRunner
 from vignettes import SERVICES
 
+from cds_service.cli.main import assemble
 from cds_service.manifest import ManifestError, load_services
 from cds_service.sites import load_sites, rule_names
 
@@ -79,3 +81,16 @@ def test_a_site_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, text: st
 
 def test_rows_of_the_gene_table_may_have_owners_as_rules_of_a_manifest_do() -> None:
     assert {"IS-01", "PGX-001", "PGX-TEST"} <= rule_names(load_services(SERVICES))
+
+
+def test_check_reads_the_sites_and_names_one_that_no_client_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDERSIGHT_SITES", str(written(tmp_path / "sites", tenant="elsewhere")))
+    monkeypatch.setenv("ORDERSIGHT_CLIENTS", str(tmp_path / "clients.yaml"))
+    (tmp_path / "clients.yaml").write_text("- {name: hospital, tenant: elsewhere, fhir: []}\n")
+    done = CliRunner().invoke(assemble(), ["check", "--today", "2026-03-10"])
+    assert (done.exit_code, "1 sites" in done.output) == (0, True), done.output
+    (tmp_path / "clients.yaml").write_text("- {name: hospital, fhir: []}\n")
+    done = CliRunner().invoke(assemble(), ["check", "--today", "2026-03-10"])
+    assert (done.exit_code, "elsewhere: no client has this tenant" in done.output) == (1, True), done.output

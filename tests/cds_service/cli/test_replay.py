@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from contrast import LOW, METFORMIN, STEADY, chart
+from site_house import of_the_lab, written
 from vignettes import SERVICES
 
 from cds_service.cli.errors import CommandError
@@ -49,6 +50,21 @@ def test_manifests_that_do_not_differ_change_no_card(site: Path, capsys: pytest.
     found = rows(site, capsys)
     assert sum(int(cells[0]) for rule, cells in found.items() if rule) == 2
     assert all(cells[2:6] == ["0"] * 4 for rule, cells in found.items() if rule)
+
+
+def test_a_changed_code_map_gains_the_card_of_a_result_under_a_local_code(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = [of_the_lab(LOW), of_the_lab(STEADY)]
+    (site / "calls" / "local.json").write_bytes(chart(*local).body("imaging-safety"))
+    written(site / "manifests" / "sites", "{}", tenant="general")
+    written(site / "sites", tenant="general")
+    replay(site / "calls", against=site / "changed", at=AT, site="general")
+    said = capsys.readouterr().out
+    (row,) = [line for line in said.splitlines() if "IS-01 " in line]
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:5] == ["IS-01", "1", "2", "1"]
+    with pytest.raises(CommandError, match=r"has no elsewhere\.yaml"):
+        replay(site / "calls", against=site / "changed", at=AT, site="elsewhere")
 
 
 def test_a_rule_switched_off_loses_its_cards_and_the_calls_are_named(
