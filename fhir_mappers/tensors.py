@@ -157,12 +157,17 @@ def _square(film: Image, size: int) -> NDArray[np.float32]:
 
 
 def film_tensor(film: Image, size: int) -> NDArray[np.float32]:
-    """Resize a film to (size, size) float32 in [0, 1], whole film kept, padded square with black.
+    """`square_of` the film's pixels."""
+    return square_of(film.pixels, size)
+
+
+def square_of(pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Resize a film (H, W) to (size, size) float32 in [0, 1], whole film kept, padded square with black.
 
     Grey levels are stretched between the 1st and 99th percentile first, so that the same film stored with 8 or
     12 bits, windowed or not, gives the same tensor.
     """
-    pixels = np.asarray(film.pixels, np.float32)
+    pixels = np.asarray(pixels, np.float32)
     rows, columns = pixels.shape
     at = Placement.of(rows, columns, size)
     new = at.width, at.height

@@ -283,10 +283,10 @@ class Answerer:
         if self._reader is None or not patient.films:
             return None
         imaging, spec = patient.inputs.signals["imaging"], self.card.spec.image
-        view = spec.views[int(imaging.code[int(np.flatnonzero(imaging.seen)[0])]) - 1]
+        views = [spec.views[int(imaging.code[slot]) - 1] for slot in np.flatnonzero(imaging.seen)]
         newest, *older = patient.films
         return self._reader.read(
-            newest, older[0] if older else None, view=view, size=spec.size, model=self.card.weights.sha256
+            newest, older[0] if older else None, views=views, size=spec.size, model=self.card.weights.sha256
         )
 
     def _estimate(
@@ -314,7 +314,7 @@ class Answerer:
 
     def _why_not(self, patient: _Patient, target: Target, rested: frozenset[str], card: TargetCard) -> str | None:
         if card.standing == "withheld":
-            return "Withheld: not shown to be better than chance on patients kept apart."
+            return f"Withheld: {card.withheld or 'not shown to be good enough'}, on patients kept apart."
         if rested:
             return None
         if "imaging" in target.modalities and patient.refusal is not None:

@@ -235,13 +235,15 @@ class FilmReading:
     """What the imaging networks say of one film beside the probabilities of its `Assessment`.
 
     places and changes are by finding, e.g. `effusion` of target `finding.effusion`; `changes` is empty without a
-    prior film that is a frontal chest film as well. `digest` is the sha-256 of the anatomy weights, hex.
+    prior film that is a frontal chest film as well. `digest` is the sha-256 of the anatomy weights, hex. `before` is
+    the reading of that prior film by itself.
     """
 
     anatomy: Anatomy
     places: Mapping[str, Place]
     changes: Mapping[str, Change]
     digest: str
+    before: FilmReading | None = None
 
 
 Depth = Literal["explained", "ranked", "fused", "late"]

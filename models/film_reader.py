@@ -7,8 +7,8 @@ together from that without a pixel, and compares with a prior film only where th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,29 +84,35 @@ class FilmReader:
         return None, parts
 
     def read(
-        self, newest: EncodedFilm, prior: EncodedFilm | None, *, view: str, size: int, model: str
+        self, newest: EncodedFilm, prior: EncodedFilm | None, *, views: Sequence[str], size: int, model: str
     ) -> FilmReading | None:
         """What is said of the newest film; None where it was refused or encoded without these networks.
 
-        view: of the newest film, as in `ImageSpec.views`. model: sha-256 of the checkpoint that encoded the films.
+        views: of the films, as in `ImageSpec.views`. model: sha-256 of the checkpoint that encoded the films.
         """
-        if newest.refusal is not None or not newest.parts:
+        read = self._alone(newest, views[0], size, model)
+        if read is None or prior is None:
+            return read
+        compared = self.progressions.get(model)
+        changes: dict[str, Change] = {}
+        if compared is not None and prior.refusal is None:
+            changes = compared.changes(newest.features, prior.features)
+        return replace(read, changes=changes, before=self._alone(prior, views[1], size, model))
+
+    def _alone(self, film: EncodedFilm, view: str, size: int, model: str) -> FilmReading | None:
+        if film.refusal is not None or not film.parts:
             return None
         masks: dict[Structure, Mask] = {}
         for name in STRUCTURES:
-            packed = newest.parts.get(MASK + name)
+            packed = film.parts.get(MASK + name)
             if packed is not None:
                 masks[name] = np.unpackbits(packed, count=size * size).reshape(size, size).astype(np.bool_)
         anatomy = anatomy_of(masks, view)
-        heats = {k[len(HEAT) :]: v.astype(np.float32) for k, v in newest.parts.items() if k.startswith(HEAT)}
+        heats = {k[len(HEAT) :]: v.astype(np.float32) for k, v in film.parts.items() if k.startswith(HEAT)}
         placed = self.placed(model)
         near = neighbourhoods(anatomy.zones)
         places = {name: place(name, heat, near if name in placed else None) for name, heat in heats.items()}
-        compared = self.progressions.get(model)
-        changes: dict[str, Change] = {}
-        if compared is not None and prior is not None and prior.refusal is None:
-            changes = compared.changes(newest.features, prior.features)
-        return FilmReading(anatomy, places, changes, self.digest)
+        return FilmReading(anatomy, places, {}, self.digest)
 
 
 def frontal_score(kinds: Tensor) -> NDArray[np.float64]:

@@ -159,7 +159,7 @@ def _invented(reader: FilmReader, model: FusionModel, pairs: FilmShard) -> float
         grid = encoder.grid(film)
         refusal, parts = reader.examine(model, encoder, film, grid)
         kept = EncodedFilm("", encoder.read_out(grid)[0].numpy(), refusal, parts)
-        reading = reader.read(kept, None, view="PA", size=film.shape[-1], model=digest)
+        reading = reader.read(kept, None, views=("PA",), size=film.shape[-1], model=digest)
         said.append(reading is not None and bool(reading.changes))
     return float(np.mean(said))
 

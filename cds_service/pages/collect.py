@@ -19,7 +19,7 @@ from cds_service.pages import films as pictures
 from cds_service.pages.basis import Datum, matches, read_detail, rules_of
 from cds_service.pages.film_report import view_report
 from cds_service.pages.history import genes, history, reports
-from cds_service.pages.overlays import frame_of, shapes_of
+from cds_service.pages.overlays import Layers, layers_of
 from cds_service.pages.snapshot import (
     Choice,
     EstimateView,
@@ -32,7 +32,6 @@ from cds_service.pages.snapshot import (
     Row,
     RuleView,
     Series,
-    Shape,
     Snapshot,
 )
 from cds_service.pages.words import EVIDENCE, EXPECTED, GAPS
@@ -83,7 +82,7 @@ def collect(
     marks = _marks(case, card, found)
     record = case.record
     report = _film_report(case) if spoken(case, card) else None
-    shapes = shapes_of(report) if report is not None else ()
+    layers = layers_of(report) if report is not None else {}
     return Snapshot(
         card=card.uuid,
         summary=card.summary,
@@ -104,8 +103,8 @@ def collect(
             for cells, data in zip(said.rows, found, strict=True)
         ),
         series=_series(record, found, marks),
-        films=_films(record, marks, encoded, report, shapes),
-        film_report=view_report(report, shapes, marks) if report is not None else None,
+        films=_films(record, marks, encoded, layers),
+        film_report=view_report(report, layers, marks) if report is not None else None,
         reports=reports(record, marks),
         history=history(record, marks),
         genes=genes(record, marks),
@@ -229,8 +228,7 @@ def _films(
     record: PatientRecord,
     marks: Marks,
     encoded: Sequence[tuple[str, pictures.Picture]],
-    report: FilmReport | None,
-    shapes: tuple[Shape, ...],
+    layers: Mapping[str, Layers],
 ) -> tuple[Film, ...]:
     images = {image.sop_uid: image for image in record.images}
     return tuple(
@@ -246,8 +244,9 @@ def _films(
             ref=marks.ref(image.source),
             used=uid in marks.used,
             spacing_mm=image.spacing_mm[0] * picture.of_height / picture.height if image.spacing_mm else None,
-            frame=frame_of(report) if report is not None and report.film.sop_uid == uid else None,
-            shapes=shapes if report is not None and report.film.sop_uid == uid else (),
+            rendered=image.rendered,
+            frame=layers.get(uid, Layers()).frame,
+            shapes=layers.get(uid, Layers()).shapes,
         )
         for number, (uid, picture) in enumerate(encoded)
         for image in (images[uid],)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cds_service.pages.snapshot import FilmReportView, Shape, StatementView
+from cds_service.pages.overlays import Layers
+from cds_service.pages.snapshot import FilmReportView, StatementView
 from fhir_mappers.report.statements import FilmReport, Statement
 from fhir_mappers.report.text import where, write_report
 
@@ -12,10 +14,10 @@ if TYPE_CHECKING:
     from cds_service.pages.collect import Marks
 
 
-def view_report(report: FilmReport, shapes: tuple[Shape, ...], marks: Marks) -> FilmReportView:
+def view_report(report: FilmReport, layers: Mapping[str, Layers], marks: Marks) -> FilmReportView:
     words = write_report(report)
     films = {f.source.reference: f.source for f in (report.film, report.prior) if f is not None}
-    drawn = {shape.name for shape in shapes}
+    drawn = {shape.name for shape in layers.get(report.film.sop_uid, Layers()).shapes}
 
     def view(statement: Statement) -> StatementView:
         heat = f"heat.{statement.term.finding}"

@@ -22,6 +22,7 @@ from cds_service.pages import code_flow
 from cds_service.pages.access import Pass, Refused, open_first, peek
 from cds_service.pages.code_flow import Astray, CodeFlow, Login, code_of, onward
 from cds_service.pages.evidence import evidence_blueprint, give_pass, pages, security_headers
+from cds_service.pages.maps import add_maps
 from cds_service.pages.snapshot import decode
 from cds_service.state.errors import StateUnavailable
 from cds_service.state.launches import note_launch
@@ -253,6 +254,7 @@ def mount_evidence(app: Flask, house: House) -> None:
     evidence = evidence_blueprint(house.evidence, house.settings, launches.from_link, launches.framed_by)
     for kind in (Astray, FetchFailed):
         evidence.register_error_handler(kind, launches.refuse)
+    add_maps(evidence, house.evidence, house.engines)
     app.register_blueprint(evidence)
     app.register_blueprint(launch_blueprint(launches))
 

@@ -5,17 +5,19 @@ Coordinates are half pixels of the square the model saw (`Placement`), so that e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cds_service.pages.snapshot import Frame, Shape
+from fhir_mappers.record import Image
 from fhir_mappers.report.statements import FilmReport
-from fhir_mappers.report.terms import in_a_sentence, zone_words
+from fhir_mappers.report.terms import certainty, in_a_sentence, there, zone_words
 from fhir_mappers.square import Placement
-from models.contract import Place, Structure
+from models.contract import FilmReading, Place, Structure
 
 Mask = NDArray[np.bool_]
 Spot = tuple[int, int]
@@ -25,25 +27,44 @@ STRUCTURES: tuple[tuple[Structure, str], ...] = (
     ("left_lung", "Left lung"),
     ("heart", "Heart"),
 )
+MAP = "map."
 LEVELS = (0.25, 0.5, 0.75)
 """Shades begin at these shares of a heat's greatest value."""
 
 
-def frame_of(report: FilmReport) -> Frame | None:
-    """Where the newest film lies on the square its outlines are drawn on; None where nothing was outlined."""
-    masks = report.reading.anatomy.masks if report.reading is not None else {}
-    mask = next(iter(masks.values()), None)
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What may be laid over one film. Without a frame, which outlines give, no shape has paths."""
+
+    frame: Frame | None = None
+    shapes: tuple[Shape, ...] = ()
+
+
+def layers_of(report: FilmReport) -> dict[str, Layers]:
+    """By SOP instance UID of the newest film and of the one before it: what was outlined on each, and where the
+    evidence lies for each finding that may be there on that very film.
+    """
+    reading = report.reading
+    if reading is None:
+        return {}
+    now = {s.term.finding: s.term.title for s in report.statements if s.there}
+    layers = {report.film.sop_uid: _layers(report.film, reading, now)}
+    if report.prior is not None and reading.before is not None:
+        then = [s for s in report.statements if s.prior is not None and there(certainty(s.prior))]
+        layers[report.prior.sop_uid] = _layers(
+            report.prior, reading.before, {s.term.finding: s.term.title for s in then}, "On the film before: "
+        )
+    return layers
+
+
+def _layers(film: Image, reading: FilmReading, found: Mapping[str, str], where: str = "") -> Layers:
+    anatomy = reading.anatomy
+    mask = next(iter(anatomy.masks.values()), None)
+    maps = tuple(_map(finding, title) for finding, title in found.items())
     if mask is None:
-        return None
-    at = Placement.of(*report.film.shape, mask.shape[0])
-    return Frame(left=2 * at.left, top=2 * at.top, width=2 * at.width, height=2 * at.height)
-
-
-def shapes_of(report: FilmReport) -> tuple[Shape, ...]:
-    """What was outlined on the newest film, and where the evidence lies for each finding that may be there."""
-    if report.reading is None:
-        return ()
-    anatomy = report.reading.anatomy
+        return Layers(None, maps)
+    at = Placement.of(*film.shape, mask.shape[0])
+    frame = Frame(left=2 * at.left, top=2 * at.top, width=2 * at.width, height=2 * at.height)
     shapes = [
         Shape(name=name, kind="outline", title=title, paths=(outline(anatomy.masks[name]),))
         for name, title in STRUCTURES
@@ -53,22 +74,22 @@ def shapes_of(report: FilmReport) -> tuple[Shape, ...]:
         paths = tuple(outline(mask) for mask in anatomy.zones.values())
         note = "Upper, mid and lower thirds of each lung's height."
         shapes.append(Shape(name="zones", kind="zone", title="Zones", paths=paths, note=note))
-    size = next((mask.shape[0] for mask in anatomy.masks.values()), 0)
-    for statement in report.statements:
-        place = report.reading.places.get(statement.term.finding)
+    for finding, title in found.items():
+        place = reading.places.get(finding)
         # Without a share nothing was found to bear out that the evidence lies where the finding is.
-        if statement.there and place is not None and place.share > 0.0 and size:
-            title = statement.term.title
-            shapes.append(
-                Shape(
-                    name=f"heat.{statement.term.finding}",
-                    kind="heat",
-                    title=title,
-                    paths=shades(place.heat, size),
-                    note=_note(title, place),
-                )
-            )
-    return tuple(shapes)
+        if place is not None and place.share > 0.0:
+            note = where + _note(title, place)
+            paths = shades(place.heat, mask.shape[0])
+            shapes.append(Shape(name=f"heat.{finding}", kind="heat", title=title, paths=paths, note=note))
+    return Layers(frame, (*shapes, *maps))
+
+
+def _map(finding: str, title: str) -> Shape:
+    note = (
+        f"Shaded where blurring a part of the film lowers the model's score for {in_a_sentence(title)} most: what the "
+        "score rests on, not where disease is, nor that it is there."
+    )
+    return Shape(name=f"{MAP}{finding}", kind="map", title=title, paths=(), note=note)
 
 
 def _note(title: str, place: Place) -> str:

@@ -72,10 +72,13 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that can be laid over a film. `paths`: SVG path data in half pixels of the square the model saw."""
+    """Something that can be laid over a film. `paths`: SVG path data in half pixels of the square the model saw.
+
+    A `map` has no paths: it is a picture worked out when somebody asks for it (`maps.py`).
+    """
 
     name: str
-    kind: Literal["outline", "zone", "heat"]
+    kind: Literal["outline", "zone", "heat", "map"]
     title: str
     paths: tuple[str, ...]
     note: str = ""
@@ -95,6 +98,7 @@ class Film(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ref: Ref
     used: bool
     spacing_mm: float | None = None
+    rendered: bool = False
     frame: Frame | None = None
     shapes: tuple[Shape, ...] = ()
 
@@ -267,6 +271,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: tuple[RuleView, ...]
     choices: tuple[Choice, ...]
     patient_ref: Ref
+
+    @property
+    def switches(self) -> tuple[Shape, ...]:
+        """What can be laid over the films, each once; its note says what is true of either film."""
+        found: dict[str, Shape] = {}
+        for shape in (shape for film in self.films for shape in film.shapes):
+            known = found.get(shape.name, shape)
+            notes = dict.fromkeys(filter(None, (known.note, shape.note)))
+            found[shape.name] = msgspec.structs.replace(known, note=" ".join(notes))
+        kinds = ("outline", "zone", "heat", "map")
+        return tuple(sorted(found.values(), key=lambda s: kinds.index(s.kind)))
 
 
 _encoder = msgspec.json.Encoder()

@@ -157,8 +157,11 @@ def report_film(
     unusable = _unusable(assessment, film)
     silent = final is not None or unusable is not None
     reading = None if unusable is not None else assessment.reading
+    unmeasured = Anatomy({}, {}, None, RENDERED)
     if reading is not None and film.rendered:
-        reading = replace(reading, anatomy=Anatomy({}, {}, None, RENDERED))
+        reading = replace(reading, anatomy=unmeasured)
+    if reading is not None and reading.before is not None and prior is not None and prior.rendered:
+        reading = replace(reading, before=replace(reading.before, anatomy=unmeasured))
     return FilmReport(
         patient_id=record.person.id,
         film=film,

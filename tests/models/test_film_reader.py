@@ -128,6 +128,23 @@ def test_without_a_prior_film_nothing_is_compared(engine: Engine) -> None:
         assert found.changes == {}
 
 
+def test_the_film_before_is_read_by_itself_as_it_would_be_alone(engine: Engine) -> None:
+    pair = draw_pair(np.random.default_rng((SEED, 3)))
+    now, then = (draw(taken, engine.spec.image.size) for taken in (pair.now, pair.before))
+    both, alone = assess(engine, now, then).reading, assess(engine, then).reading
+    assert both is not None
+    assert alone is not None
+    before = both.before
+    assert before is not None
+    assert alone.before is None
+    assert before.anatomy.ctr == alone.anatomy.ctr
+    assert before.changes == {}
+    for name, mask in alone.anatomy.masks.items():
+        assert np.array_equal(before.anatomy.masks[name], mask)
+    for name, place in alone.places.items():
+        assert (before.places[name].zone, before.places[name].share) == (place.zone, place.share)
+
+
 def test_a_prior_that_is_no_chest_film_is_not_compared_with(engine: Engine) -> None:
     size = engine.spec.image.size
     newest = draw(draw_pair(np.random.default_rng((SEED, 2))).now, size)

@@ -1,5 +1,5 @@
 // Two films side by side: window and level through a lookup table, zoom and move, both at once unless told otherwise;
-// over the newest one what the networks outlined, each part by itself.
+// over them what the networks outlined, each part by itself, and maps that are fetched when they are first asked for.
 
 const $ = (id) => document.getElementById(id);
 const FRESH = { window: 255, level: 128, zoom: 1, x: 0, y: 0 };
@@ -22,7 +22,7 @@ class Film {
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", image.alt);
     image.replaceWith(this.canvas);
-    this.shapes = stage.querySelector(".shapes");
+    this.over = stage.querySelectorAll(".over");
   }
 
   // LINEAR of DICOM PS3.3 C.11.2.1.2.1, on grey levels 0 to 255.
@@ -48,9 +48,10 @@ class Film {
     const { zoom, x, y } = this.view;
     const moved = `translate(${x * 100}%, ${y * 100}%) scale(${zoom})`;
     this.canvas.style.transform = moved;
-    if (!this.shapes) return;
-    this.shapes.style.transform = moved;
-    this.shapes.style.setProperty("--zoom", zoom); // lines stay as thin as they are
+    for (const { style } of this.over) {
+      style.transform = moved;
+      style.setProperty("--zoom", zoom); // lines stay as thin as they are
+    }
   }
 }
 
@@ -169,17 +170,43 @@ function lay(name, on) {
   for (const shape of document.querySelectorAll(`[data-shape="${name}"]`)) shape.classList.toggle("off", !on);
 }
 
+const say = (text) => ($("shown").textContent = text);
+
 // Shades of two findings over each other could not be told apart: one at a time.
 function toggle(name) {
   const [first] = named(name);
   if (!first) return;
   const on = !isOn(name);
-  if (first.dataset.kind === "heat") for (const other of heats()) lay(other, false);
+  const { kind, note } = first.dataset;
+  if (kind === "heat" || kind === "map") for (const other of [...all("heat"), ...all("map")]) lay(other, false);
   lay(name, on);
-  $("shown").textContent = on ? first.dataset.note : "";
+  say(on ? note : "");
+  if (on && kind === "map") fetchMap(name, note);
 }
 
-const heats = () => [...new Set(switches.filter((b) => b.dataset.kind === "heat").map((b) => b.dataset.shows))];
+function fetchMap(name, note) {
+  for (const image of document.querySelectorAll(`img[data-shape="${name}"]:not([src])`)) {
+    say("Working out the map.");
+    image.onload = () => {
+      if (isOn(name)) say(note);
+    };
+    image.onerror = () => {
+      image.removeAttribute("src");
+      lay(name, false);
+      say("This map could not be worked out now.");
+    };
+    image.src = image.dataset.src;
+  }
+}
+
+const all = (kind) => [...new Set(switches.filter((b) => b.dataset.kind === kind).map((b) => b.dataset.shows))];
+
+function next(kind) {
+  const names = all(kind);
+  const shown = names.findIndex(isOn);
+  if (shown + 1 < names.length) toggle(names[shown + 1]);
+  else if (shown >= 0) toggle(names[shown]);
+}
 
 const SHOWS = {
   l: () => {
@@ -189,15 +216,11 @@ const SHOWS = {
   },
   h: () => toggle("heart"),
   z: () => toggle("zones"),
-  e: () => {
-    const all = heats();
-    const shown = all.findIndex(isOn);
-    if (shown + 1 < all.length) toggle(all[shown + 1]);
-    else if (shown >= 0) toggle(all[shown]);
-  },
+  e: () => next("heat"),
+  m: () => next("map"),
   c: () => {
     for (const { dataset } of switches) lay(dataset.shows, false);
-    if (switches.length) $("shown").textContent = "";
+    if (switches.length) say("");
   },
 };
 

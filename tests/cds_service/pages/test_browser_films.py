@@ -87,7 +87,7 @@ def test_each_part_is_laid_over_the_film_by_itself_where_the_network_saw_it(hous
     """A tall film in a square stage: the black beside it is part of neither the film nor what is drawn over it."""
     page = seen.open(read_film(house))
     ready(page)
-    names = ("right_lung", "left_lung", "heart", "zones", "heat.effusion")
+    names = ("right_lung", "left_lung", "heart", "zones", "heat.effusion", "map.effusion")
     assert [b.get_attribute("data-shows") for b in page.locator(".shows [data-shows]").all()] == list(names)
     drawn = {name: page.locator(f'.shape[data-shape="{name}"]') for name in names}
     assert all(shape.is_hidden() for shape in drawn.values())

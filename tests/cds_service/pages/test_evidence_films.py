@@ -97,7 +97,7 @@ def test_a_film_lies_on_the_models_square_between_its_black_margins() -> None:
 
 
 def test_evidence_is_shaded_only_for_findings_that_may_be_there() -> None:
-    assert names(page(read_case())) == ["right_lung", "left_lung", "heart", "zones", "heat.effusion"]
+    assert names(page(read_case())) == ["right_lung", "left_lung", "heart", "zones", "heat.effusion", "map.effusion"]
     seen = reading()
     edema = dataclasses.replace(seen.places["effusion"], finding="edema")
     assert "heat.edema" not in names(page(read_case(dataclasses.replace(seen, places={**seen.places, "edema": edema}))))
@@ -112,7 +112,8 @@ def test_a_finding_whose_evidence_was_not_shown_to_lie_where_it_is_gets_no_shade
 
 def test_evidence_in_no_one_zone_is_said_to_be_in_none() -> None:
     newest = page(read_case(reading(share=0.2, zone=None))).films[0]
-    assert newest.shapes[-1].note == "The evidence for pleural effusion lies in no one zone."
+    (shade,) = (shape for shape in newest.shapes if shape.kind == "heat")
+    assert shade.note == "The evidence for pleural effusion lies in no one zone."
 
 
 def test_beside_a_final_report_of_radiology_no_finding_is_stated_or_shaded() -> None:
@@ -180,6 +181,53 @@ def test_a_film_kept_by_a_release_that_kept_no_picture_is_not_shown() -> None:
     old = dataclasses.replace(case.record.images[0], pixels=np.zeros((0, 0), np.float32), picture=b"")
     old = dataclasses.replace(old, encoded=EncodedFilm("e" * 64, np.zeros((2, 4), np.float32), None))
     assert chosen(dataclasses.replace(case.record, images=(old,)), frozenset()) == ()
+
+
+def both(likely_before: float, **change: object) -> Snapshot:
+    """The page of a film whose film before was read as well, and of the prior probability given."""
+    seen = reading()
+    case = read_case(dataclasses.replace(seen, before=dataclasses.replace(reading(), changes={})))
+    assert case.assessment is not None
+    prior = {
+        name: dataclasses.replace(e, probability=likely_before if name == "finding.effusion" else e.probability)
+        for name, e in case.assessment.prior.items()
+    }
+    newest, old = case.record.images
+    images = (newest, dataclasses.replace(old, **change))
+    return page(
+        dataclasses.replace(
+            case,
+            assessment=dataclasses.replace(case.assessment, prior=prior),
+            record=dataclasses.replace(case.record, images=images),
+        )
+    )
+
+
+def test_the_film_before_has_its_own_outlines_and_shades_only_for_what_may_have_been_there_then() -> None:
+    outlines = ["right_lung", "left_lung", "heart", "zones"]
+    newest, before = both(0.06).films
+    assert before.frame == newest.frame
+    assert [shape.name for shape in before.shapes] == outlines
+    now, then = both(0.7).films
+    assert [shape.name for shape in then.shapes] == [shape.name for shape in now.shapes]
+    assert [shape.name for shape in then.shapes] == [*outlines, "heat.effusion", "map.effusion"]
+
+
+def test_one_switch_lays_a_finding_over_both_films_and_says_where_it_was_on_each() -> None:
+    found = {switch.name: switch for switch in both(0.7).switches}
+    assert list(found) == ["right_lung", "left_lung", "heart", "zones", "heat.effusion", "map.effusion"]
+    share = "62 % of the evidence for pleural effusion lies in the patient's right lower zone."
+    assert found["heat.effusion"].note == f"{share} On the film before: {share}"
+
+
+def test_nothing_is_outlined_on_a_film_before_that_the_archive_rendered() -> None:
+    _, before = both(0.7, rendered=True).films
+    assert (before.rendered, before.frame, [s.name for s in before.shapes]) == (True, None, ["map.effusion"])
+
+
+def test_a_score_map_is_said_to_show_what_the_score_rests_on_and_not_where_disease_is() -> None:
+    (shown,) = (shape for shape in page(read_case()).films[0].shapes if shape.kind == "map")
+    assert shown.note.endswith("what the score rests on, not where disease is, nor that it is there.")
 
 
 def test_heart_outline_is_missing_where_none_was_believed() -> None:
