@@ -1,7 +1,8 @@
 """The child process that decodes frames: `python -m cds_service.decode_worker`, spoken to over file descriptor 0.
 
 Image decoders are C libraries fed by strangers, so they run where a crash, an endless loop or a request for gigabytes
-costs one film. The child holds one frame and nothing else: no token, no record, no open file, no model.
+costs one film. The child holds one frame and nothing else: no token, no record, no open file, no model. Nor can it get
+any: it may open no further descriptor, which every file and every connection to anywhere would need.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 
 import numpy as np
 
-from fhir_mappers.pixels import BadPixels, Grid, to_native
+from fhir_mappers.pixels import RLE, BadPixels, Grid, to_native
 
 HEAD = struct.Struct(">64s5IQ")
 """One job: transfer syntax padded with NUL, rows, columns, allocated, stored, signed, length of the frame after it."""
@@ -72,15 +73,22 @@ def serve(sock: socket.socket) -> None:
         sock.sendall(np.ascontiguousarray(pixels).data.cast("B"))
 
 
-def main() -> None:
+def confine() -> None:
+    """No core file, no writing, bounded memory, and from now on no new descriptor: neither file nor network."""
+    # The last of the decoders to be loaded, as each is at its first use.
+    to_native(struct.pack("<16I", 1, 64, *[0] * 14) + b"\0\0", RLE, Grid(1, 1, 8, 8, signed=False))
     for kind, most in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CORE, 0),  # a core file would hold a patient's film
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 16),
+        (resource.RLIMIT_NOFILE, 0),
     ):
         limit(kind, most)
+
+
+def main() -> None:
     with contextlib.suppress(OSError), socket.socket(fileno=0) as sock:
+        confine()
         serve(sock)
 
 

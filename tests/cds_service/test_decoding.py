@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -213,6 +214,29 @@ def test_children_know_nothing_of_the_service(decoders: Decoders, monkeypatch: p
     limits = (process / "limits").read_text()
     for limit in ("Max address space", "Max core file size", "Max file size", "Max cpu time"):
         assert "unlimited" not in next(line for line in limits.splitlines() if line.startswith(limit))[:50]
+
+
+TRIES = """
+import os, socket
+from cds_service import decode_worker
+decode_worker.confine()
+for tried in (
+    socket.socket,
+    lambda: socket.socket(socket.AF_INET6),
+    lambda: socket.socket(socket.AF_UNIX),
+    lambda: open("/etc/passwd"),
+    os.pipe,
+):
+    try:
+        print("got", tried())
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+def test_a_decoder_taken_over_by_its_film_can_open_neither_a_file_nor_a_connection() -> None:
+    tried = subprocess.run([sys.executable, "-c", TRIES], capture_output=True, text=True, check=True)
+    assert tried.stdout.split() == [str(errno.EMFILE)] * 5
 
 
 def test_children_go_when_their_service_is_killed(tmp_path: Path) -> None:
