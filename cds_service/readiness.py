@@ -78,7 +78,7 @@ def warnings(settings: Settings, sqlite: tuple[int, ...] = sqlite3.sqlite_versio
     if sqlite_file(read_url(settings.state_url)) is not None and sqlite < SAFE_SQLITE:
         have, safe = (".".join(map(str, version)) for version in (sqlite, SAFE_SQLITE))
         found.append(
-            f"SQLite {have} has a fault of its write-ahead log that {safe} mends. Our single writer keeps clear of it; "
-            "let no other program write to the state file, or use PostgreSQL"
+            f"SQLite {have} has a fault of its write-ahead log that {safe} mends. Our writers take turns and so keep "
+            "clear of it; let no other program write to the state file, or use PostgreSQL"
         )
     return tuple(found)

@@ -10,7 +10,6 @@ from models.backbones.manifest import Backbone
 from models.calibration import Calibration
 from models.config import Preset, Recipe
 from models.contract import InputSpec, Tier
-from models.gates import GateNumbers
 from models.metrics import Estimated, Figures
 
 Standing = Literal["usable", "flagged", "withheld"]
@@ -91,6 +90,23 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
     precision: str
     parameters: int
+
+
+class GateNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the gate keeps besides its tensors.
+
+    threshold_score   a film scoring lower is refused (log-odds of being a frontal chest film, upright)
+    threshold_spread  a film farther than this from every source is refused (Mahalanobis)
+    pixels            lowest and highest accepted mean, spread, share of black, left-right correlation
+    false_refusals    share of validation films refused, by source, and their mean
+    refused           share of validation films refused after each of the changes that must be noticed
+    """
+
+    threshold_score: float
+    threshold_spread: float
+    pixels: dict[str, tuple[float, float]]
+    false_refusals: dict[str, float]
+    refused: dict[str, float]
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,29 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.card import GateNumbers
+
 Floats = NDArray[np.float64]
 
 FALSE_REFUSALS = 0.05
 PIXEL_TAIL = 0.002
 PER_SOURCE = 400
 STATISTICS = ("mean", "spread", "dark", "mirrored")
-
-
-class GateNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the gate keeps besides its tensors.
-
-    threshold_score   a film scoring lower is refused (log-odds of being a frontal chest film, upright)
-    threshold_spread  a film farther than this from every source is refused (Mahalanobis)
-    pixels            lowest and highest accepted mean, spread, share of black, left-right correlation
-    false_refusals    share of validation films refused, by source, and their mean
-    refused           share of validation films refused after each of the changes that must be noticed
-    """
-
-    threshold_score: float
-    threshold_spread: float
-    pixels: dict[str, tuple[float, float]]
-    false_refusals: dict[str, float]
-    refused: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

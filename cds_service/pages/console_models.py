@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest
@@ -12,9 +13,9 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from cds_service.pages.console_page import Console, admin, reason
 from models.card import Card
-from models.checkpoint import CheckpointError, read_card
-from models.film_reader import is_film_reader
-from models.registry import Registry, Version, verify
+
+if TYPE_CHECKING:
+    from models.registry import Version
 
 log = logging.getLogger(__name__)
 FILE = "model.json"
@@ -23,16 +24,17 @@ FILE = "model.json"
 def add_models(blueprint: Blueprint, console: Console) -> None:
     house = console.house
 
-    registry = Registry(house.settings.models)
-
     def versions() -> dict[str, list[tuple[Version, bool, bool]]]:
         """By name, each version, whether it is said to answer, and whether it did before."""
+        from models.checkpoint import CheckpointError  # here: torch comes with it, and a web worker is without
+        from models.registry import Registry
+
         said: dict[str, list[str]] = {}
         for word in house.state.model_history():
             said.setdefault(word.name, []).append(word.digest)
         found: dict[str, list[tuple[Version, bool, bool]]] = {}
         try:
-            known = registry.versions()
+            known = Registry(house.settings.models).versions()
         except CheckpointError:
             return {}
         for version in known:
@@ -46,9 +48,14 @@ def add_models(blueprint: Blueprint, console: Console) -> None:
     @blueprint.post("/models/activate")
     def activate() -> AnyResponse:
         """A version answers from here on, in every process within ten seconds; going back is the same word."""
+        from models.checkpoint import CheckpointError
+        from models.registry import Registry, verify
+
         why = reason()
         try:
-            version = registry.with_digest(request.form.get("name", ""), request.form.get("digest", ""))
+            version = Registry(house.settings.models).with_digest(
+                request.form.get("name", ""), request.form.get("digest", "")
+            )
             verify(version)
         except CheckpointError:
             log.warning("a version that was to be activated cannot be used", exc_info=True)
@@ -84,6 +91,8 @@ def general_limits(card: Card) -> tuple[str, ...]:
 
 def model_cards(folder: Path) -> tuple[Card, ...]:
     """The cards that can be read, by name; one that cannot is left out with a line in the log."""
+    from models.film_reader import is_film_reader
+
     paths = (p for p in sorted(folder.glob(f"*/{FILE}")) if not is_film_reader(p.parent))
     found = (_card(p.parent, p.stat().st_mtime_ns) for p in paths)
     return tuple(card for card in found if card is not None)
@@ -96,6 +105,8 @@ def model_names(folder: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=16)
 def _card(folder: Path, changed: int) -> Card | None:
+    from models.checkpoint import CheckpointError, read_card
+
     try:
         return read_card(folder)
     except CheckpointError:

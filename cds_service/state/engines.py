@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -184,11 +185,29 @@ def patiently(conn: Connection) -> Connection:
     return conn
 
 
+@contextmanager
+def alone(file: Path | None) -> Iterator[None]:
+    """Write to an SQLite file while no other process of ours does, the checkpoint at the end of a commit included.
+
+    BEGIN IMMEDIATE ends before that checkpoint, and until 3.51.3 one that met another process's write could corrupt
+    the file. None: PostgreSQL needs no such thing.
+    """
+    if file is None:
+        yield
+        return
+    handle = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def scrub(url: URL) -> None:
     """Take deleted rows out of the file as well: SQLite's log is folded in and emptied, PostgreSQL vacuums."""
     engine = maintenance_engine(url)
     try:
-        with told_plainly():
+        with told_plainly(), alone(sqlite_file(url)):
             driver = engine.raw_connection()
             try:
                 if url.get_backend_name() == "sqlite":

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from cds_service.state.engines import file_identity, take_write_lock, told_plainly
+from cds_service.state.engines import alone, file_identity, take_write_lock, told_plainly
 from cds_service.state.errors import StateUnavailable
 from cds_service.state.tenancy import as_tenant
 
@@ -168,7 +168,7 @@ class Writer:
         """What each job gave. `apart`: each in a savepoint of its own; else the first that fails raises _OneFailed."""
         done: list[tuple[Any, Exception | None]] = []
         self._require_same_file()
-        with self._engine.connect() as conn:
+        with alone(self._file), self._engine.connect() as conn:
             try:
                 with conn.begin():
                     take_write_lock(conn)
