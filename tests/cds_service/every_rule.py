@@ -15,6 +15,7 @@ import lung_charts
 import pneumonia_charts
 import prescribing
 import timing
+import ward_charts
 from contrast import LOW, METFORMIN, NORMAL, STEADY, creatinine
 from contrast import chart as safety
 from imaging_charts import answered, nodule, report
@@ -226,6 +227,14 @@ COVID = condition("c9", "U07.1")
 WARD = {
     "DT-01": (ward(rr=24, spo2=93, o2=4, hr=116, temp=38.6), ward(rr=22)),
     "DT-02": (ward(rr=22, hr=112, temp=38.4), ward(rr=22, hr=112)),  # 2 + 2 + 1 = 5, and 4
+    "DT-03": (
+        ward_charts.chart(ward_charts.PNEUMONIA, ward_charts.LACTATE),
+        ward_charts.chart(ward_charts.PNEUMONIA, ward_charts.LACTATE, ward_charts.dose()),
+    ),
+    "DT-04": (
+        ward_charts.discharge(ward_charts.lab("2823-3", 2.8, "mmol/L")),
+        ward_charts.discharge(ward_charts.lab("2823-3", 3.8, "mmol/L")),
+    ),
     "DT-05": (ward(COVID, model=risk(0.72)), ward(COVID, model=risk(0.1))),
 }
 

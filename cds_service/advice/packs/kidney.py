@@ -129,6 +129,45 @@ def kidney(record: PatientRecord) -> Kidney:
     return Kidney(creatinine, dialysis, aki, steady, calculated, why)
 
 
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The newest usable creatinine against its baseline: `times` it at least; `baseline` in mg/dL."""
+
+    now: Lab
+    baseline: float
+    times: float
+
+
+def raised(record: PatientRecord) -> Raised | None:
+    """How far creatinine lies above its baseline; None on dialysis, and without two results to compare.
+
+    Baseline is the lower of the lowest result of the previous 7 days and the median of days 8 to 365: at the end of
+    a long stay the last week holds only injured values, and an injury that has not resolved would hide itself.
+    """
+    now = reading(record, "creatinine")
+    if now.lab is None or record.active("dialysis"):
+        return None
+    week = [_upper(lab) for lab in _earlier(now.lab, now.trend, WEEK)]
+    older = _long_ago(now.lab, now.trend)
+    known = [*week, *([float(statistics.median(older))] if older else [])]
+    if not known:
+        return None
+    return Raised(now.lab, min(known), interval(now.lab)[0] / min(known))
+
+
+def _upper(lab: Lab) -> float:
+    return interval(lab)[1]
+
+
+def _long_ago(now: Lab, trend: tuple[Lab, ...]) -> list[float]:
+    """Results of days 8 to 365 before."""
+    return [
+        _upper(lab)
+        for lab in trend
+        if WEEK.total_seconds() < now.at.timestamp() - earliest(lab) <= YEAR.total_seconds()
+    ]
+
+
 def _child(record: PatientRecord) -> bool:
     ages = record.age_years()
     return ages is not None and ages[1] < 18
@@ -164,22 +203,14 @@ def _aki(now: Lab, trend: tuple[Lab, ...], calculated: Range | None, child: bool
     as "less than" or "more than" count with the end that speaks against a rise.
     """
     value = interval(now)[0]
-
-    def upper(lab: Lab) -> float:
-        return interval(lab)[1]
-
-    recent = min(_earlier(now, trend, TWO_DAYS), key=upper, default=None)
-    rose = recent is not None and value - upper(recent) >= RISE_MG_DL - PRINT_TOLERANCE
-    lowest = min(_earlier(now, trend, WEEK), key=upper, default=None)
+    recent = min(_earlier(now, trend, TWO_DAYS), key=_upper, default=None)
+    rose = recent is not None and value - _upper(recent) >= RISE_MG_DL - PRINT_TOLERANCE
+    lowest = min(_earlier(now, trend, WEEK), key=_upper, default=None)
     before_: Lab | None = lowest
     if lowest is not None:
-        baseline = upper(lowest)
+        baseline = _upper(lowest)
     else:
-        older = [
-            upper(lab)
-            for lab in trend
-            if WEEK.total_seconds() < now.at.timestamp() - earliest(lab) <= YEAR.total_seconds()
-        ]
+        older = _long_ago(now, trend)
         if not older:
             return None
         baseline = float(statistics.median(older))

@@ -90,16 +90,21 @@ def points(bands: Bands, value: float, decimals: int = 0) -> int:
     return next(score for highest, score in bands if charted <= highest)
 
 
-def news2(record: PatientRecord, within: timedelta, *, hypercapnia_target: bool = False) -> News2 | None:
-    """The score of the newest set of vital signs, or None when there is none within `within`.
+def news2(
+    record: PatientRecord, within: timedelta, *, hypercapnia_target: bool = False, until: datetime | None = None
+) -> News2 | None:
+    """The score of the newest set of vital signs, or None when there is none within `within` before `until` (now).
 
     A set is what was measured in the hour up to the newest measurement. `hypercapnia_target`: a clinician has
     recorded a target saturation of 88 to 92 %, or hypercapnia; only then is saturation scale 2 used.
     """
-    oldest = record.as_of - within
-    labs = [x for x in record.labs if x.analyte in _ANALYTES and x.at >= oldest and x.has_time]
+    newest = until or record.as_of
+    oldest = newest - within
+    labs = [x for x in record.labs if x.analyte in _ANALYTES and oldest <= x.at <= newest and x.has_time]
     words = [
-        x for x in record.coded if x.name == "avpu" and x.meaning in RESPONSES and x.at is not None and x.at >= oldest
+        x
+        for x in record.coded
+        if x.name == "avpu" and x.meaning in RESPONSES and x.at is not None and oldest <= x.at <= newest
     ]
     times = [x.at for x in labs] + [x.at for x in words if x.at is not None]
     if not times:
@@ -136,6 +141,18 @@ def news2(record: PatientRecord, within: timedelta, *, hypercapnia_target: bool 
         scale=2 if hypercapnia_target else 1,
         preliminary=any(isinstance(item.source, Lab) and item.source.preliminary for item in scored),
     )
+
+
+def rise(record: PatientRecord, now: News2, within: timedelta, *, hypercapnia_target: bool = False) -> News2 | None:
+    """The lowest earlier score within `within` before `now`, from a set with all seven items; None without one.
+
+    An incomplete set is no start: what was not measured then may have been abnormal already.
+    """
+    vitals = [x.at for x in record.labs if x.analyte in _ANALYTES and x.has_time]
+    times = {at for at in vitals if now.at - within <= at < now.at}
+    scores = (news2(record, ONE_SET, hypercapnia_target=hypercapnia_target, until=at) for at in sorted(times))
+    complete = [score for score in scores if score is not None and not score.missing and not score.preliminary]
+    return min(complete, key=lambda score: score.total, default=None)
 
 
 _ANALYTES = frozenset({"resp_rate", "spo2", "fio2", "o2_flow", "sbp", "heart_rate", "gcs_total", "temperature"})

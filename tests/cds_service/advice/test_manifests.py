@@ -50,6 +50,8 @@ def test_evidence_keys_are_the_common_ones_or_the_services_own(name: str) -> Non
         "tumour",
         "variants",
         "smoking",
+        "given",
+        "tests",
     }
 
 

@@ -28,7 +28,7 @@ REGISTER = {
 IDS = [(name, rule) for name, rules in REGISTER.items() for rule in rules]
 WITHOUT_A_CARD = {"CX-04", "CX-05"}
 """What a model and a report disagree on goes to radiology's list, and what has not changed to nobody."""
-UNWRITTEN = {"CX-05", "DT-03", "DT-04"}
+UNWRITTEN = {"CX-05"}
 """Not built yet: the mark is strict, so it has to go with the first of them that is."""
 SHIPPED = {s.id: s for s in load_services(SERVICES).all}
 

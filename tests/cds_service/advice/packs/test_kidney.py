@@ -7,7 +7,14 @@ from datetime import timedelta
 import pytest
 from records import coded, lab, person, problem, record
 
-from cds_service.advice.packs.kidney import Range, egfr_bedside_schwartz, egfr_ckd_epi_2021, kidney, round_half_up
+from cds_service.advice.packs.kidney import (
+    Range,
+    egfr_bedside_schwartz,
+    egfr_ckd_epi_2021,
+    kidney,
+    raised,
+    round_half_up,
+)
 from fhir_mappers.codes import lab_codes
 from fhir_mappers.record import Lab
 
@@ -148,3 +155,21 @@ def test_steadiness_is_unknown_without_an_earlier_result_in_the_week() -> None:
 def test_a_contradicted_result_is_no_baseline() -> None:
     items = [lab("creatinine", 1.6, 1), lab("creatinine", 0.9, 50.0), lab("creatinine", 1.55, 50.2)]
     assert kidney(record(*items)).aki is None
+
+
+def test_an_injury_that_fills_the_last_week_is_measured_against_the_time_before_it() -> None:
+    """2.0 mg/dL is 1.05 times the week's lowest and twice the median of days 8 to 365; the lower baseline counts."""
+    week = (lab("creatinine", 2.0, 8.0), lab("creatinine", 1.9, 24.0 * 4))
+    found = raised(record(*week, lab("creatinine", 1.0, 24.0 * 150)))
+    assert found is not None
+    assert (found.baseline, found.times) == (1.0, pytest.approx(2.0))
+    alone = raised(record(*week))
+    assert alone is not None
+    assert alone.times == pytest.approx(2.0 / 1.9)
+
+
+def test_without_a_result_to_compare_or_on_dialysis_creatinine_is_not_said_to_be_raised() -> None:
+    now, before = lab("creatinine", 2.0, 8.0), lab("creatinine", 1.0, 24.0 * 4)
+    assert raised(record(now)) is None
+    assert raised(record(now, before, problem("dialysis"))) is None
+    assert raised(record(before)) is None  # four days old: none in time

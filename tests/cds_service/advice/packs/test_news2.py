@@ -18,6 +18,7 @@ from cds_service.advice.packs.news2 import (
     Bands,
     news2,
     points,
+    rise,
 )
 from fhir_mappers.codes import lab_codes
 from fhir_mappers.record import Coded, Lab
@@ -146,3 +147,20 @@ def test_a_comparator_that_leaves_the_band_open_makes_the_item_missing() -> None
     unclear = news2(record(*items, lab("spo2", 94, 0.5, comparator="<")), WINDOW)
     assert unclear is not None
     assert unclear.missing == ("oxygen saturation",)
+
+
+def test_a_rise_is_measured_from_the_lowest_complete_score_of_the_hours_before() -> None:
+    now = whole_set(0.5, resp_rate=24, heart_rate=116)  # 2 + 2
+    earlier = (*whole_set(3.0, resp_rate=22), *whole_set(5.0), *whole_set(7.0))
+    held = record(*now, *earlier)
+    score = news2(held, WINDOW)
+    assert score is not None
+    low = rise(held, score, timedelta(hours=6))
+    assert low is not None
+    assert (low.total, held.as_of - low.at) == (0, timedelta(hours=5))
+    partial = [x for x in whole_set(5.0) if not (isinstance(x, Lab) and x.analyte == "temperature")]
+    kept = record(*now, *whole_set(3.0, resp_rate=22), *partial)
+    start = rise(kept, score, timedelta(hours=6))
+    assert start is not None
+    assert start.total == 2  # what was not measured five hours ago may have been abnormal
+    assert rise(record(*now), score, timedelta(hours=6)) is None
