@@ -186,7 +186,10 @@ class _Wording:
         row = self.row
         strength = "" if "not confirmed" in row.note or row.strength in ("label", "prose") else row.strength.lower()
         graded = f", {strength} recommendation" if strength else ""
-        says = escape_markdown(row.instruction, 110)
+        # What is strongly recommended is said, not put up for consideration (CLINICAL.md 2.1).
+        says = escape_markdown(
+            row.instruction.replace("consider ", "") if strength == "strong" else row.instruction, 110
+        )
         found = [f"{row.drug.capitalize()} {row.consequence}. {row.guideline}{graded}: {says}."]
         if self.disputed:
             found = [
