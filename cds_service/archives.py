@@ -14,11 +14,12 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urljoin
+from urllib.parse import urljoin
 
 from cds_service import dicomweb
 from cds_service.deadline import Deadline
 from cds_service.evidence import Frame
+from cds_service.films.seek import ByNumber, Wanted
 from cds_service.prefetch import Failed, Sent
 from cds_service.transport import Ask, FetchFailed
 from cds_service.trust.origins import Base, NotAllowed
@@ -33,6 +34,7 @@ MAX_FRAME_BYTES = 64_000_000
 MAX_BULK_BYTES = 262_144
 """A lookup table has 65,536 entries of two bytes at most; the rest is room for the parts around it."""
 MOST_BULK = 4
+MOST_IDENTIFIERS = 2
 SEARCH_SHARE = 0.5
 """Of what is left of a call, the most that finding a study may take."""
 
@@ -92,19 +94,26 @@ class Archives:
 
         return self._ask(study, deadline, ask)
 
-    def find(self, accession: str, deadline: Deadline) -> Future[tuple[dicomweb.FoundStudy, ...] | Failed]:
-        """The studies of an accession number in all archives; Failed where one of them did not answer."""
+    def find(self, wanted: Wanted, deadline: Deadline) -> Future[tuple[dicomweb.FoundStudy, ...] | Failed]:
+        """The studies wanted in all archives that may be asked for them; Failed where one of them did not answer.
+
+        Of several studies of a day that one remains which began in the minute wanted, where there is one.
+        """
         reads = self.reads
-        roots = reads.server.archives() if reads.server is not None else ()
-        if not roots:
+        if reads.server is None or not reads.server.dicomweb:
             return ended(Failed(reads.refusal or "no-access"))
+        roots = {root: searches for root in reads.server.archives() if (searches := self._searches(root, wanted))}
+        if not roots:
+            return ended(())
         answer: Future[tuple[dicomweb.FoundStudy, ...] | Failed] = Future()
         left, studies, failed = len(roots), set[dicomweb.FoundStudy](), list[Failed]()
-        path = f"studies?AccessionNumber={quote(accession, safe='')}&includefield=00100020&includefield=00080050"
 
         def ask(root: Base) -> tuple[dicomweb.FoundStudy, ...]:
-            got = self.reads.get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_JSON_BYTES), deadline)
-            return dicomweb.read_studies(got.body, accession)
+            found: list[dicomweb.FoundStudy] = []
+            for search in roots[root]:
+                got = reads.get("dicomweb", root, Ask(search.path, dicomweb.DICOM_JSON, MAX_JSON_BYTES), deadline)
+                found += dicomweb.read_studies(got.body, search)
+            return tuple(found)
 
         def asked(done: Future[Any]) -> None:
             nonlocal left
@@ -117,11 +126,20 @@ class Archives:
                 left -= 1
                 if left:
                     return
-            answer.set_result(failed[0] if failed else tuple(sorted(studies)))
+            answer.set_result(failed[0] if failed else _begun(wanted, tuple(sorted(studies))))
 
         for root in roots:
             reads.submit("dicomweb", root, partial(ask, root)).add_done_callback(asked)
         return answer
+
+    def _searches(self, root: Base, wanted: Wanted) -> tuple[dicomweb.Search, ...]:
+        """None by patient at an archive for which no system of the patient's identifiers is registered."""
+        if isinstance(wanted, ByNumber):
+            return (dicomweb.by_number(wanted.number),)
+        assert self.reads.server is not None
+        issuers = self.reads.server.issuers(root)
+        known = [(value, issuers[system]) for system, value in wanted.identifiers if system in issuers]
+        return tuple(dicomweb.of_patient(value, issuer, wanted.day) for value, issuer in known[:MOST_IDENTIFIERS])
 
     def _tables(
         self, root: Base, path: str, header: Mapping[str, Any], deadline: Deadline
@@ -222,6 +240,12 @@ class Archives:
         path = f"{dicomweb.study_path(study.uid)}/instances?includefield=00080060"
         got = self.reads.get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_JSON_BYTES), deadline)
         return dicomweb.read_instances(got.body, study)
+
+
+def _begun(wanted: Wanted, found: tuple[dicomweb.FoundStudy, ...]) -> tuple[dicomweb.FoundStudy, ...]:
+    if isinstance(wanted, ByNumber) or len(found) < 2:
+        return found
+    return tuple(study for study in found if study.minute == wanted.minute) or found
 
 
 def _result(done: Future[Any]) -> Any:

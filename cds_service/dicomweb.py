@@ -10,11 +10,13 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from cds_service.evidence import Frame
 from cds_service.strict_json import BadJson, parse
 from fhir_mappers.pixels import BadPixels, jpeg_size
 from fhir_mappers.record import Instance, Study
+from fhir_mappers.studies import FILM_MODALITIES
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
@@ -205,20 +207,51 @@ def read_instances(body: bytes, study: Study) -> tuple[Instance, ...]:
 
 
 class FoundStudy(NamedTuple):
-    """A study as QIDO-RS names it, and the patient it says it is of."""
+    """A study as QIDO-RS names it, the patient it says it is of, and StudyTime as HHMM."""
 
     uid: str
     patient_id: str
+    minute: str = ""
 
 
-def read_studies(body: bytes, accession: str) -> tuple[FoundStudy, ...]:
-    """The studies of an accession number; one of another number or without a UID is left out. Raises BadAnswer."""
+class Search(NamedTuple):
+    """A QIDO-RS search for studies, and the attributes an answer must have for us to believe that it matched."""
+
+    path: str
+    expected: Mapping[str, str]
+
+
+def by_number(number: str) -> Search:
+    path = f"studies?AccessionNumber={quote(number, safe='')}&includefield=00100020&includefield=00080050"
+    return Search(path, {"00080050": number})
+
+
+def of_patient(patient_id: str, issuer: str, day: str) -> Search:
+    """The films of one patient on one day; `issuer` is empty where the archive knows one issuer of PatientIDs only."""
+    expected = {"00100020": patient_id, "00080020": day} | ({"00100021": issuer} if issuer else {})
+    keys = {"PatientID": patient_id, "IssuerOfPatientID": issuer, "StudyDate": day}
+    asked = "&".join(f"{key}={quote(value, safe='')}" for key, value in keys.items() if value)
+    return Search(f"studies?{asked}&includefield=00100020&includefield=00100021&includefield=00080061", expected)
+
+
+def read_studies(body: bytes, search: Search) -> tuple[FoundStudy, ...]:
+    """The studies that a search found and that are what it asked for.
+
+    One of other attributes, without a UID or of modalities none of which takes films is left out. Raises BadAnswer.
+    """
     found = []
     for study in _dicom_json(body):
-        uid, patient, number = (_value(study, tag) for tag in ("0020000D", "00100020", "00080050"))
-        if number == accession and isinstance(uid, str) and len(uid) <= 64 and _UID.fullmatch(uid):
-            found.append(FoundStudy(uid, patient.strip() if isinstance(patient, str) else ""))
+        uid, patient, time = (_value(study, tag) for tag in ("0020000D", "00100020", "00080030"))
+        asked = all(_plain(_value(study, tag)) == value for tag, value in search.expected.items())
+        modalities = _values(study, "00080061")
+        films = not modalities or bool(FILM_MODALITIES.intersection(map(str, modalities)))
+        if asked and films and isinstance(uid, str) and len(uid) <= 64 and _UID.fullmatch(uid):
+            found.append(FoundStudy(uid, _plain(patient), _plain(time)[:4]))
     return tuple(found)
+
+
+def _plain(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _dicom_json(body: bytes) -> Sequence[Mapping[str, Any]]:
@@ -235,6 +268,11 @@ def _dicom_json(body: bytes) -> Sequence[Mapping[str, Any]]:
 
 def _value(instance: Mapping[str, Any], tag: str) -> Any:
     """The first value of an attribute, or None."""
+    values = _values(instance, tag)
+    return values[0] if values else None
+
+
+def _values(instance: Mapping[str, Any], tag: str) -> list[Any]:
     attribute = instance.get(tag)
     values = attribute.get("Value") if isinstance(attribute, dict) else None
-    return values[0] if isinstance(values, list) and values else None
+    return values if isinstance(values, list) else []

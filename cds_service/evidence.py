@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from cds_service.deadline import Deadline
 from cds_service.fetching import Fetcher, KeptFilms
-from cds_service.films.seek import may_hold_films, with_endpoint_references, with_uid, without_uid
+from cds_service.films.seek import Wanted, may_hold_films, with_endpoint_references, with_uid, without_uid
 from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import (
@@ -225,26 +225,35 @@ class _Gathering:
 
     def _identify(self, key: str) -> None:
         """Ask the archive for the UIDs that studies do not name, once the patient they must be of is known."""
-        unnamed = without_uid(self.resources[key])
         of = ("Patient", self.plan.patient_id)
         person = next((r for rs in self.resources.values() for r in rs if (r["resourceType"], r.get("id")) == of), None)
+        unnamed = without_uid(self.resources[key], person, self.plan.as_of)
         if unnamed and person is None and self.answered != self.plan.keys.keys():
             return
         self.sought.add(key)
-        waiting = set(unnamed)
+        waiting = {number for number, (_, ways) in enumerate(unnamed) if ways}
 
-        def found(number: str, studies: tuple[tuple[str, str], ...] | Failed) -> None:
-            waiting.discard(number)
+        def ask(number: int, ways: Sequence[Wanted]) -> None:
+            then = partial(found, number, ways[1:])
+            self._start("films", self.fhir.find(ways[0], self.deadline), then)
+
+        def found(number: int, more: Sequence[Wanted], studies: tuple[tuple[str, str], ...] | Failed) -> None:
+            study, _ = unnamed[number]
+            named = None
             if isinstance(studies, Failed):
                 self._short("films", studies.reason)
-            elif (named := with_uid(unnamed[number], studies, identifiers(person or {}))) is not None:
-                self.resources[key] = tuple(named if r is unnamed[number] else r for r in self.resources[key])
+            elif (named := with_uid(study, studies, identifiers(person or {}))) is None and more:
+                ask(number, more)
+                return
+            if named is not None:
+                self.resources[key] = tuple(named if r is study else r for r in self.resources[key])
+            waiting.discard(number)
             if not waiting:
                 self._seek_films(key)
 
-        for number in unnamed:
-            self._start("films", self.fhir.find(number, self.deadline), partial(found, number))
-        if not unnamed:
+        for number in tuple(waiting):
+            ask(number, unnamed[number][1])
+        if not waiting:
             self._seek_films(key)
 
     def _seek_films(self, key: str) -> None:

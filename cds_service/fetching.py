@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cds_service.deadline import Deadline
+from cds_service.films.seek import Wanted
 from cds_service.prefetch import Answer, Failed
 from fhir_mappers.record import Image, Instance, Study
 
@@ -28,8 +29,8 @@ class Fetcher(Protocol):
         """Ask the archive which images a study has (QIDO-RS)."""
         ...
 
-    def find(self, accession: str, deadline: Deadline) -> Future[Any]:
-        """Studies of an accession number, (study UID, PatientID) each, in all registered archives; or Failed."""
+    def find(self, wanted: Wanted, deadline: Deadline) -> Future[Any]:
+        """Studies that may be the one wanted, (study UID, PatientID) each, in all registered archives; or Failed."""
         ...
 
     def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]: ...

@@ -22,6 +22,7 @@ from cds_service.archives import Archives, ended
 from cds_service.breaker import Breakers, Kind
 from cds_service.deadline import Deadline
 from cds_service.evidence import Frame, Reason
+from cds_service.films.seek import Wanted
 from cds_service.hooks import HookRequest
 from cds_service.prefetch import Absent, Answer, Failed, Sent, read_answer
 from cds_service.transport import Ask, Call, FetchFailed, Got, Transport
@@ -143,8 +144,8 @@ class Reads:
     def instances(self, study: Study, deadline: Deadline) -> Future[tuple[Instance, ...] | Failed]:
         return self._archives.instances(study, deadline)
 
-    def find(self, accession: str, deadline: Deadline) -> Future[tuple[dicomweb.FoundStudy, ...] | Failed]:
-        return self._archives.find(accession, deadline)
+    def find(self, wanted: Wanted, deadline: Deadline) -> Future[tuple[dicomweb.FoundStudy, ...] | Failed]:
+        return self._archives.find(wanted, deadline)
 
     def metadata(self, study: Study, image: Instance, deadline: Deadline) -> Future[Mapping[str, Any] | Failed]:
         return self._archives.metadata(study, image, deadline)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
+from fhir_mappers.read import read_studies
 from fhir_mappers.record import Study
 from fhir_mappers.studies import FILM_MODALITIES, is_chest
+
+UID = "urn:dicom:uid"
+MOST_BY_PATIENT = 4
+"""Studies of a patient that are looked for by who and when: of each call, the first the server names."""
+_PATIENT_ID = re.compile(r"[^*?\\\x00-\x1f]{1,64}")
+"""What DICOM has room for (LO), and nothing that QIDO-RS reads as a wildcard or a list."""
 
 
 def may_hold_films(study: Study) -> bool:
@@ -36,16 +44,59 @@ def with_endpoint_references(studies: Sequence[Study], resources: Sequence[Mappi
     )
 
 
-def without_uid(resources: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """ImagingStudies that name no study UID, by the accession number they do name."""
-    found = {}
+@dataclass(frozen=True, slots=True)
+class ByNumber:
+    """A study as its accession number names it."""
+
+    number: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OfPatient:
+    """A study as whose it is and when it began name it.
+
+    identifiers  (system, value) of the patient
+    day, minute  YYYYMMDD and HHMM, in the zone the study's start was recorded in
+    """
+
+    identifiers: tuple[tuple[str, str], ...] = field(repr=False)
+    day: str
+    minute: str
+
+
+Wanted = ByNumber | OfPatient
+
+
+def without_uid(
+    resources: Sequence[Mapping[str, Any]], person: Mapping[str, Any] | None, as_of: datetime
+) -> list[tuple[Mapping[str, Any], tuple[Wanted, ...]]]:
+    """ImagingStudies that name no study UID, each with the ways an archive may be asked for it, the surest first."""
+    found: list[tuple[Mapping[str, Any], tuple[Wanted, ...]]] = []
+    left = MOST_BY_PATIENT
     for resource in resources:
-        identifiers = _identifiers(resource) if resource["resourceType"] == "ImagingStudy" else []
-        uid = any(i.get("system") == "urn:dicom:uid" or str(i.get("value")).startswith("urn:oid:") for i in identifiers)
-        number = next((i["value"] for i in identifiers if _is_accession(i)), "")
-        if number and not uid:
-            found[number] = resource
+        given = _identifiers(resource) if resource["resourceType"] == "ImagingStudy" else None
+        if given is None or any(i.get("system") == UID or str(i.get("value")).startswith("urn:oid:") for i in given):
+            continue
+        number = next((i["value"] for i in given if _is_accession(i)), None)
+        ways: list[Wanted] = [] if number is None else [ByNumber(number)]
+        of_patient = _of_patient(resource, person, as_of) if person is not None and left else None
+        if of_patient is not None:
+            ways.append(of_patient)
+            left -= 1
+        found.append((resource, tuple(ways)))
     return found
+
+
+def _of_patient(resource: Mapping[str, Any], person: Mapping[str, Any], as_of: datetime) -> OfPatient | None:
+    """None for a study that holds no chest film, is of another patient or has no time; and without identifiers."""
+    # Read as if it had a UID: all else about it is read as of any other study.
+    studies = read_studies([_named(resource, "0.0")], as_of=as_of, patient_id=str(person.get("id")))
+    given = ((i.get("system"), i.get("value")) for i in _identifiers(person))
+    known = tuple((s, v) for s, v in given if isinstance(s, str) and isinstance(v, str) and _PATIENT_ID.fullmatch(v))
+    started = studies[0].started if len(studies) == 1 and may_hold_films(studies[0]) else None
+    if started is None or not known:
+        return None
+    return OfPatient(known, started.strftime("%Y%m%d"), started.strftime("%H%M"))
 
 
 def with_uid(
@@ -57,8 +108,12 @@ def with_uid(
     """
     if len(found) != 1 or found[0][1] not in known:
         return None
-    uid = {"system": "urn:dicom:uid", "value": f"urn:oid:{found[0][0]}"}
-    return {**resource, "identifier": [*_identifiers(resource), uid]}
+    return _named(resource, found[0][0])
+
+
+def _named(resource: Mapping[str, Any], uid: str) -> Mapping[str, Any]:
+    named = {"system": UID, "value": f"urn:oid:{uid}"}
+    return {**resource, "identifier": [*_identifiers(resource), named]}
 
 
 def _identifiers(resource: Mapping[str, Any]) -> list[Mapping[str, Any]]:

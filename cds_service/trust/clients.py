@@ -29,6 +29,8 @@ class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     base           e.g. https://ehr.example.org/fhir/R4; plain http is for a server on this machine only
     dicomweb       DICOMweb roots this client's studies may be read from; the first serves studies that name no endpoint
+    patient_ids    by DICOMweb root: system of a Patient.identifier -> IssuerOfPatientID under which that archive has
+                   such identifiers, empty where it has one issuer; a patient is looked for there by no others
     allow_private  True where these names lead to private addresses (10.0.0.0/8 and the like), as inside a hospital
     smart          how we are registered at its authorization server, where we are
     subscriptions  name of each of its subscriptions that notify us -> sha-256, hex, of the secret it sends
@@ -36,6 +38,7 @@ class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     base: str
     dicomweb: tuple[str, ...] = ()
+    patient_ids: dict[str, dict[str, str]] = {}
     allow_private: bool = False
     smart: Smart | None = None
     subscriptions: dict[SubscriptionName, Sha256] = {}
@@ -43,12 +46,20 @@ class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     def __post_init__(self) -> None:
         self.fhir_base()
         self.archives()
+        for root in self.patient_ids:
+            if root not in self.dicomweb:
+                raise ValueError(f"patient_ids names {root!r}, which is none of this server's `dicomweb` roots")
 
     def fhir_base(self) -> Base:
         return read_base(self.base, self.allow_private)
 
     def archives(self) -> tuple[Base, ...]:
         return tuple(read_base(root, self.allow_private) for root in self.dicomweb)
+
+    def issuers(self, archive: Base) -> dict[str, str]:
+        """`patient_ids` of one of the archives."""
+        found = (named for root, named in self.patient_ids.items() if same_base(archive, root))
+        return next(found, {})
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

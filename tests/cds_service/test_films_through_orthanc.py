@@ -21,6 +21,7 @@ from cds_service.cli.films import store
 from cds_service.deadline import Deadline
 from cds_service.evidence import DicomFile, Frame
 from cds_service.fhir_client import FhirClient, Reads
+from cds_service.films.seek import OfPatient
 from cds_service.prefetch import Failed
 from cds_service.trust.clients import FhirServer
 from fhir_mappers.imaging import as_rendered, decode_film, read_dicom_file
@@ -135,3 +136,26 @@ def as_bytes(film: Dataset, **encoding: Any) -> bytes:
     out = BytesIO()
     dcmwrite(out, film, enforce_file_format=True, **encoding)
     return out.getvalue()
+
+
+def test_orthanc_finds_a_study_by_its_patient_issuer_and_day(shared: Path, orthanc: Orthanc) -> None:
+    film = dcmread(shared / "data/dicom/hannover_derived/27a70642_explicit.dcm")
+    film.StudyInstanceUID, film.SeriesInstanceUID, film.SOPInstanceUID = (generate_uid() for _ in range(3))
+    film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID
+    film.PatientID, film.IssuerOfPatientID, film.StudyDate, film.StudyTime = "MRN7", "WARD", "20200725", "080012"
+    send(orthanc, film)
+
+    def found(issuer: str, number: str, day: str = "20200725") -> Any:
+        issuers = {orthanc.dicomweb: {"urn:oid:1.2": issuer}}
+        server = FhirServer("http://127.0.0.1:1/fhir", (orthanc.dicomweb,), patient_ids=issuers)
+        wanted = OfPatient((("urn:oid:1.2", number),), day, "0800")
+        return Reads(client, server, None).find(wanted, Deadline.after(30)).result(30)
+
+    client = FhirClient()
+    try:
+        this = (film.StudyInstanceUID, "MRN7", "0800")
+        assert found("WARD", "MRN7") == (this,)
+        assert found("", "MRN7") == (this,)
+        assert found("ELSEWHERE", "MRN7") == found("WARD", "MRN8") == found("WARD", "MRN7", "20200726") == ()
+    finally:
+        client.close()
