@@ -109,7 +109,7 @@ def discharge_card(q: Question, sepsis: Sepsis | None) -> Card | None:
         summary=fitting(*(_summary(named, n) for n in (3, 2, 1)), "Discharge planned with open problems: see details."),
         detail=detail(
             why=f"A discharge is planned. {len(named)} thing{'s' if len(named) > 1 else ''} may have to come first.",
-            facts=[*(sepsis_rows(q, sepsis) if sepsis else []), *rows, *q.goals_row],
+            facts=[*(sepsis_rows(q, sepsis) if sepsis else []), *rows, *q.goals_row, *q.film_row],
             advice="Resolve these before the patient leaves, or arrange who follows them up. The discharge stands.",
             unknown=q.unknown(*unknown, *(sepsis.unknown if sepsis else ())),
             model=q.model,

@@ -6,7 +6,6 @@ It never waits for a model; the model's estimate is a line on the card.
 from __future__ import annotations
 
 from cds_service.advice import ordering
-from cds_service.advice.estimates import film_fact, films_used, rests_on_film
 from cds_service.advice.packs.news2 import Item, News2
 from cds_service.advice.packs.quality import reading
 from cds_service.advice.ward_question import EMERGENCY, REASONS, URGENT, Question, news2_fact, review
@@ -44,8 +43,7 @@ def score_card(q: Question) -> Card | None:
     basis = ["; ".join(filter(None, (", ".join(i.words for i in worst[:n]), missing))) for n in (2, 1, 0)]
     head = f"NEWS2 {at_least}{score.total} at {moment(score.at)}"
     facts = [news2_fact(score), *(item_fact(item) for item in score.items if item.points)]
-    if q.estimate is not None and rests_on_film(q.estimate):
-        facts[3:3] = [film_fact(film) for film in films_used(q.case)[:1]]
+    facts[3:3] = q.film_row
     facts[1:1] = q.goals_row
     return card(
         q.case.service,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cds_service.advice import ordering
-from cds_service.advice.early_warning import score_advice
+from cds_service.advice.early_warning import item_fact, score_advice
 from cds_service.advice.packs import care
 from cds_service.advice.packs.infection import CULTURE_CODES, Cover, Suspicion, cover, suspected
 from cds_service.advice.packs.news2 import rise
@@ -158,14 +158,13 @@ def sepsis_card(q: Question, sepsis: Sepsis | None) -> Card | None:
     if sepsis is None or rule is None:
         return None
     scored = q.scored if rule_on(service, q.scored) is not None else ""
-    used = (RULE, scored) if scored else (RULE,)
-    do = "emergency review for sepsis" if scored == "DT-01" else "assess for sepsis now"
-    heads = [f"Suspected infection, {', '.join(s.words for s in sepsis.signs[:n])}" for n in (2, 1)]
+    used = (scored, RULE) if scored == "DT-01" else (RULE, scored) if scored else (RULE,)
     none = none_in(q, sepsis)
     indicator: Indicator = rule.tier if sepsis.sure else "info"
     if scored and q.score is not None and not q.score.preliminary:
         indicator = max(indicator, service.rules[scored].tier, key=("info", "warning", "critical").index)
-    reviewed = [review(q.case, scored)] if scored else []
+    complete = q.score is not None and not q.score.missing and not q.score.preliminary
+    reviewed = [review(q.case, scored, recommended=scored == "DT-01" and complete)] if scored else []
     return card(
         service,
         *used,
@@ -173,10 +172,10 @@ def sepsis_card(q: Question, sepsis: Sepsis | None) -> Card | None:
         orders=(),
         deciding=(*sepsis.deciding, day(q.record.as_of)),
         indicator=indicator,
-        summary=fitting(*(f"{head}, {none}: {do}." for head in heads), f"Suspected infection, {none}: {do}."),
+        summary=_summary(q, sepsis, scored),
         detail=detail(
             why=f"Infection is suspected, and {none}.",
-            facts=[*sepsis_rows(q, sepsis), *q.goals_row],
+            facts=[*sepsis_rows(q, sepsis), *q.goals_row, *q.film_row, *_items(q)],
             advice="Suspected sepsis is assessed at once, with lactate and cultures; cultures do not delay antibiotics."
             + (f" {score_advice(q.score, scored)}" if scored and q.score is not None else ""),
             unknown=q.unknown(*sepsis.unknown),
@@ -186,6 +185,21 @@ def sepsis_card(q: Question, sepsis: Sepsis | None) -> Card | None:
         suggestions=(*reviewed, *sepsis_suggestions(q, sepsis)),
         reasons=REASONS,
     )
+
+
+def _summary(q: Question, sepsis: Sepsis, scored: str) -> str:
+    """As many signs as there is room for; a score of 7 or more stands first, and is no sign a second time."""
+    signs, head, do = sepsis.signs, "Suspected infection", "assess for sepsis now"
+    if scored == "DT-01" and q.score is not None:
+        at_least = "at least " if q.score.missing else ""
+        head = f"NEWS2 {at_least}{q.score.total} at {moment(q.score.at)}, suspected infection"
+        signs, do = tuple(s for s in signs if s.kind != RISING), "emergency review"
+    basis = [", ".join([head, *(s.words for s in signs[:n]), none_in(q, sepsis)]) for n in (2, 1, 0)]
+    return fitting(*(f"{b}: {do}." for b in basis))
+
+
+def _items(q: Question) -> list[Fact]:
+    return [item_fact(item) for item in q.score.items if item.points] if q.score is not None and q.scored else []
 
 
 def none_in(q: Question, sepsis: Sepsis) -> str:
@@ -226,5 +240,7 @@ def sepsis_suggestions(q: Question, sepsis: Sepsis) -> tuple[Suggestion, ...]:
     bundle = str(setting(case.service, "sepsis_bundle_code"))
     if bundle:
         request = ordering.service_request(case, coded(bundle, "sepsis bundle"), priority="stat")
-        found.append(Suggestion("Order the sepsis bundle", (request,), is_recommended=sepsis.sure))
+        found.append(
+            Suggestion("Order the sepsis bundle", (request,), is_recommended=sepsis.sure and q.scored != "DT-01")
+        )
     return tuple(found)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cds_service.advice import ordering
-from cds_service.advice.estimates import model_line, without_modalities
+from cds_service.advice.estimates import film_fact, films_used, model_line, rests_on_film, without_modalities
 from cds_service.advice.packs import care
 from cds_service.advice.packs.news2 import News2, news2
 from cds_service.advice.packs.pregnancy import postpartum, pregnancy
@@ -88,6 +88,13 @@ class Question:
         if care.not_for_resuscitation(self.record):
             return [Fact("Code status", "do not resuscitate", "", "Goals of care")]
         return []
+
+    @property
+    def film_row(self) -> list[Fact]:
+        """The newest film where the model's line rests on it."""
+        if self.estimate is None or not rests_on_film(self.estimate):
+            return []
+        return [film_fact(film) for film in films_used(self.case)[:1]]
 
     def read(self, *keys: str) -> bool:
         """Whether this evidence was had, whole."""

@@ -125,10 +125,14 @@ def test_a_news2_that_is_low_or_not_known_to_have_risen_is_no_sign(silent: Chart
 def test_with_a_news2_of_7_the_emergency_review_is_on_the_same_card() -> None:
     card = card_of(chart(*vitals(rr=24, spo2=93, o2=4, hr=116, temp=38.6), PNEUMONIA, LACTATE))
     assert card.basis is not None
-    assert (card.basis.rules, card.indicator) == (("DT-03", "DT-01"), "warning")
-    assert card.summary.endswith("no antibiotic in 6 h: emergency review for sepsis.")
+    assert (card.basis.rules, card.indicator) == (("DT-01", "DT-03"), "warning")
+    assert card.summary == (
+        "NEWS2 9 at 2026-03-10 13:40, suspected infection, lactate 3.1 mmol/L at 2026-03-10 13:00, "
+        "no antibiotic in 6 h: emergency review."
+    )
+    assert card.suggestions[0].is_recommended
     assert [s.label for s in card.suggestions] == ["Order rapid response review", "Order blood cultures"]
-    assert "Rule DT-03+DT-01 v1" in text(card)
+    assert "Rule DT-01+DT-03 v1" in text(card)
     assert "| NEWS2 9 |" in text(card)  # 2 + 2 + 2 + 2 + 1
 
 
