@@ -38,8 +38,10 @@ class Console:
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         who: Session | None = g.get("admin")
+        settings = self.house.settings
+        shared = {"root": self.root, "who": who, "here": request.endpoint, "oidc": settings.oidc_host}
         html = templates.get_template(f"pages/console_{template}.html").render(
-            root=self.root, who=who, here=request.endpoint, oidc=self.house.settings.oidc_host, **values
+            unchecked=settings.jwt == "off", **shared, **values
         )
         return Response(html, status, content_type="text/html; charset=utf-8")
 

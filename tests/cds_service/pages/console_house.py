@@ -94,7 +94,8 @@ def console_house(
     clock = Clock()
     if clients_file is not None:
         settings["clients"] = clients_file
-    given = Settings(jwt="off", state_dir=folder / "state", **({"profile": "research_imaging"} | settings))
+    usual = {"jwt": "off", "profile": "research_imaging"}
+    given = Settings(state_dir=folder / "state", **(usual | settings))
     if admins:
         accounts = Accounts(given.state_dir)
         for name, (role, password) in ADMINS.items():

@@ -103,6 +103,14 @@ def test_every_answer_forbids_scripts_frames_and_caches(house: ConsoleHouse) -> 
         assert " style=" not in answer.text
 
 
+@pytest.mark.parametrize(("jwt", "said"), [("off", True), ("required", False)])
+def test_every_page_says_that_callers_are_not_checked_while_they_are_not(tmp_path: Path, jwt: str, said: bool) -> None:
+    with console_house(tmp_path, jwt=jwt) as house:
+        ada = house.logged_in("ada")
+        for path in ("/admin/", "/admin/feedback", "/admin/onboarding", "/admin/models", "/admin/audit"):
+            assert ("Callers are not checked." in ada.words(path)) is said, path
+
+
 def test_five_failures_lock_the_account_even_against_the_right_password(house: ConsoleHouse) -> None:
     visitor = Visitor(house.base)
     for _ in range(5):
