@@ -134,9 +134,9 @@ def _lasts(card: Shown, now: Moment) -> bool:
 
 
 def _snoozed(card: Shown, now: Moment) -> bool:
-    """Four hours in hospital; in a clinic until the next visit."""
+    """Four hours in hospital, and where the encounter could not be read; in a clinic until the next visit."""
     since = now.at - (card.answered_at or card.shown_at)
-    if now.setting == "inpatient":
+    if now.setting != "outpatient":
         return since <= SNOOZE
     known = card.encounter_key and now.encounter_key
     return _same_encounter(card, now) if known else since <= VISIT

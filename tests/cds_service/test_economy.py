@@ -141,6 +141,12 @@ def test_will_decide_later_is_four_hours_in_hospital_and_the_next_visit_in_a_cli
     assert judge("info", ORDER, visit, later(9 * HOUR, **CLINIC)) == SPOKEN
 
 
+def test_will_decide_later_is_four_hours_where_nobody_knows_whether_it_is_a_stay_or_a_visit() -> None:
+    asked = History(answered("overridden", LATER, indicator="critical"))
+    assert judge("critical", ORDER, asked, later(4 * HOUR, setting="")) == Verdict("later")
+    assert judge("critical", ORDER, asked, later(5 * HOUR, setting="")) == SPOKEN
+
+
 def test_a_worse_tier_is_news_whatever_was_answered_to_the_milder_one() -> None:
     for mild in (
         answered("accepted", indicator="info"),
