@@ -242,3 +242,31 @@ def test_required_evidence_that_came_in_part_is_not_missing_and_that_did_not_com
     with pytest.raises(MissingEvidence) as missing:
         require(SERVICE, Evidence((), shortfalls=(Shortfall("labs", "timeout"), Shortfall("patient", "refused"))))
     assert "labs, patient" in missing.value.diagnostics
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_no_address_that_a_record_holds_is_contacted_attachments_and_absolute_references_least_of_all(
+    fhir_client: FhirClient, sent: bool
+) -> None:
+    with Moody(always(reply(PATIENT)), host="127.0.0.2") as elsewhere, Moody(always(hang)) as server:
+        there = {"reference": f"{elsewhere.base}/Organization/1"}
+        attached = {"contentType": "application/pdf", "url": f"{elsewhere.origin}/report.pdf"}
+        lures = {
+            "meta": {"profile": [f"{elsewhere.base}/StructureDefinition/x"], "source": elsewhere.base},
+            "implicitRules": f"{elsewhere.origin}/rules",
+            "extension": [{"url": f"{elsewhere.origin}/x", "valueAttachment": attached}],
+            "contained": [{"resourceType": "DocumentReference", "id": "d", "content": [{"attachment": attached}]}],
+        }
+        report = {"resourceType": "DiagnosticReport", "id": "r1", "status": "final", "presentedForm": [attached]}
+        record = {
+            "patient": {**PATIENT, **lures, "photo": [attached], "managingOrganization": there},
+            "labs": bundle({**observation(1), **lures, "derivedFrom": [there], "performer": [there]}),
+            "conditions": bundle({**report, **lures, "subject": {"reference": "Patient/p1"}, "result": [there]}),
+            "encounter": {**RECORD["encounter"], **lures, "serviceProvider": there},
+            "studies": bundle(),
+        }
+        server.answer = ehr(record)
+        evidence = gathered(fhir_client, server, prefetch=record if sent else None)
+        assert {"p1", "o1", "e1"} <= set(ids(evidence))
+        assert set(server.paths()) <= set(PATHS)
+        assert elsewhere.contacts == 0
