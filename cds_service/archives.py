@@ -20,6 +20,7 @@ from cds_service import dicomweb
 from cds_service.deadline import Deadline
 from cds_service.evidence import Frame
 from cds_service.films.seek import ByNumber, Wanted
+from cds_service.multipart import BadAnswer
 from cds_service.prefetch import Failed, Sent
 from cds_service.transport import Ask, FetchFailed
 from cds_service.trust.origins import Base, NotAllowed
@@ -72,16 +73,20 @@ class Archives:
         def ask(root: Base) -> Frame:
             path = f"{dicomweb.instance_path(image)}/frames/{number}"
             try:
-                got = self.reads.get("dicomweb", root, Ask(path, dicomweb.AS_STORED, MAX_FRAME_BYTES), deadline)
-                stored = dicomweb.read_frame(got.content_type, got.body)
+                got = self.reads.get(
+                    "dicomweb", root, Ask(path, dicomweb.AS_STORED, MAX_FRAME_BYTES, first_part=True), deadline
+                )
+                stored = dicomweb.read_frame(got.content_type, got.body, got.part)
                 if stored.transfer_syntax in SYNTAXES:
                     return stored
             except FetchFailed as failed:
                 if failed.status not in dicomweb.CONVERT_ON:
                     raise
             try:
-                got = self.reads.get("dicomweb", root, Ask(path, dicomweb.UNCOMPRESSED, MAX_FRAME_BYTES), deadline)
-                converted = dicomweb.read_frame(got.content_type, got.body)
+                got = self.reads.get(
+                    "dicomweb", root, Ask(path, dicomweb.UNCOMPRESSED, MAX_FRAME_BYTES, first_part=True), deadline
+                )
+                converted = dicomweb.read_frame(got.content_type, got.body, got.part)
                 if converted.transfer_syntax in SYNTAXES:
                     return converted
             except FetchFailed as failed:
@@ -150,7 +155,7 @@ class Archives:
                 below = root.below(urljoin(root.url(path), uri))
                 got = self.reads.get("dicomweb", root, Ask(below, dicomweb.BULK, MAX_BULK_BYTES), deadline)
                 yield uri, base64.b64encode(dicomweb.read_frame(got.content_type, got.body).data).decode("ascii")
-            except (FetchFailed, NotAllowed, dicomweb.BadAnswer, ValueError):
+            except (FetchFailed, NotAllowed, BadAnswer, ValueError):
                 continue
 
     # Where a study lies -----------------------------------------------------------------------------------------

@@ -1,8 +1,4 @@
-"""What DICOMweb answers: frames out of multipart bodies, instances out of DICOM JSON (DICOM PS3.18).
-
-The multipart reader is our own: the transfer syntax of a frame stands in the header of its part, which clients throw
-away, and archives quote the outer Content-Type in ways that strict parsers refuse (COMPONENTS: Orthanc).
-"""
+"""What DICOMweb answers: frames out of multipart bodies, instances out of DICOM JSON (DICOM PS3.18)."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cds_service.evidence import Frame
+from cds_service.multipart import BadAnswer, first_part, media_type
 from cds_service.strict_json import BadJson, parse
 from fhir_mappers.pixels import BadPixels, jpeg_size
 from fhir_mappers.record import Instance, Study
@@ -40,15 +37,9 @@ DEFAULT_SYNTAX = {
     "image/jp2": "1.2.840.10008.1.2.4.90",
     "image/jphc": "1.2.840.10008.1.2.4.201",
 }
-_PARAMETER = re.compile(r';\s*([A-Za-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+){1,31}")
-MAX_PART_HEADER = 4096
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 LUT_SEQUENCES, LUT_DATA = ("00283000", "00283010"), "00283006"
-
-
-class BadAnswer(ValueError):
-    """The archive's answer is not what DICOMweb says. The message holds nothing of it."""
 
 
 def instance_path(image: Instance) -> str:
@@ -66,29 +57,17 @@ def _uid(text: str) -> str:
     return text
 
 
-def media_type(header: str) -> tuple[str, dict[str, str]]:
-    """A Content-Type and its parameters, names in lower case.
+def read_frame(content_type: str, body: bytes, part: Mapping[str, str] | None = None) -> Frame:
+    """The first frame of an answer, multipart or plain. Raises BadAnswer.
 
-    `type="image/jp2; transfer-syntax=1.2"` is read as Orthanc means it: the quotes hold a type and its parameter.
+    part  headers of the first part of a multipart answer where `body` is that part's content already
     """
-    type_, _, _ = header.partition(";")
-    parameters = {name.lower(): value.strip('"') for name, value in _PARAMETER.findall(header)}
-    inner = parameters.get("type", "")
-    if ";" in inner:
-        parameters["type"] = inner.partition(";")[0].strip()
-        for name, value in _PARAMETER.findall(inner):
-            parameters.setdefault(name.lower(), value.strip('"'))
-    return type_.strip().lower(), parameters
-
-
-def read_frame(content_type: str, body: bytes) -> Frame:
-    """The first frame of an answer, multipart or plain. Raises BadAnswer."""
     outer, parameters = media_type(content_type)
     if outer != "multipart/related":
         if not outer.startswith(("image/", "application/octet-stream")) or not body:
             raise BadAnswer("neither multipart nor a frame")
         return Frame(body, _syntax(outer, parameters, {}))
-    header, data = first_part(body, parameters.get("boundary", ""))
+    header, data = (part, body) if part is not None else first_part(body, parameters.get("boundary", ""))
     inner, own = media_type(header.get("content-type", parameters.get("type", "application/octet-stream")))
     return Frame(data, _syntax(inner, own, parameters))
 
@@ -142,39 +121,6 @@ def _syntax(type_: str, own: Mapping[str, str], outer: Mapping[str, str]) -> str
         raise BadAnswer("an image type without a transfer syntax")
     named = own.get("transfer-syntax") or DEFAULT_SYNTAX.get(type_) or outer.get("transfer-syntax")
     return EXPLICIT_LITTLE_ENDIAN if named in (None, "*") else _uid(str(named))
-
-
-def first_part(body: bytes, boundary: str) -> tuple[dict[str, str], bytes]:
-    """Headers (names in lower case) and content of the first part of a multipart body (RFC 2046). Raises BadAnswer.
-
-    A part's Content-Length is believed where the delimiter does follow it: pixels may hold the delimiter's bytes.
-    """
-    if not 0 < len(boundary) <= 70:
-        raise BadAnswer("no boundary")
-    delimiter = b"--" + boundary.encode("ascii", "replace")
-    start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter, 0, MAX_PART_HEADER) + 2
-    if not body.startswith(delimiter, start):
-        raise BadAnswer("no part begins")
-    head = body.find(b"\r\n", start) + 2
-    if body.startswith(b"--", start + len(delimiter)) or head < 2:
-        raise BadAnswer("no part at all")
-    if body.startswith(b"\r\n", head):
-        headers, content = {}, head + 2
-    else:
-        end = body.find(b"\r\n\r\n", head, head + MAX_PART_HEADER)
-        if end < 0:
-            raise BadAnswer("a part without an end to its headers")
-        lines = body[head:end].decode("latin-1").split("\r\n")
-        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        content = end + 4
-    closing = b"\r\n" + delimiter
-    length = headers.get("content-length", "")
-    if length.isdigit() and len(length) < 12 and body.startswith(closing, content + int(length)):
-        return headers, body[content : content + int(length)]
-    end = body.find(closing, content)
-    if end <= content:
-        raise BadAnswer("a part that is empty or never ends")
-    return headers, body[content:end]
 
 
 def read_metadata(body: bytes, sop_uid: str) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from cds_service.deadline import Deadline
 from cds_service.evidence import Frame, Reason
 from cds_service.films.seek import Wanted
 from cds_service.hooks import HookRequest
+from cds_service.multipart import BadAnswer
 from cds_service.prefetch import Absent, Answer, Failed, Sent, read_answer
 from cds_service.transport import Ask, Call, FetchFailed, Got, Transport
 from cds_service.trust.clients import Client, FhirServer
@@ -173,7 +174,7 @@ class Reads:
                     return task()
             except FetchFailed as failed:
                 return Failed(failed.reason)
-            except dicomweb.BadAnswer:
+            except BadAnswer:
                 return Failed("bad-answer")
 
         future = self.client.pool(kind, base).submit(carry_out)

@@ -8,6 +8,7 @@ outside: each connection keeps a second handle on its socket, and shutting that 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import socket
 import threading
@@ -23,9 +24,12 @@ from requests.adapters import HTTPAdapter
 from cds_service.breaker import RetryBudget
 from cds_service.deadline import Deadline
 from cds_service.evidence import Reason
+from cds_service.multipart import BadAnswer, FirstPart, media_type
 from cds_service.trust.origins import Base, NotAllowed, Resolver
 
 CHUNK = 65_536
+EPILOGUE = 4_096
+"""Bytes after the part that was wanted that are read for the connection to be of further use."""
 RETRIED = frozenset({502, 503, 504})
 SHORTEST_S = 0.001
 """A socket takes no time-out of 0 for "at once"; it would mean "do not block"."""
@@ -53,9 +57,12 @@ class FetchFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Got:
+    """An answer; `part` is the headers of its first part where `body` is that part's content."""
+
     content_type: str
     body: bytes
     status: int = 200
+    part: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Ask:
 
     form   is POSTed instead, once: what it holds is mostly good once, and OAuth's errors (400 and 401, RFC 6749 5.2)
            are answers to it as well
+    first_part  of a multipart answer only the first part is wanted
     basic  user and password of HTTP Basic, in place of a token
     body   is POSTed as `media` says what it is, by `get`: only for what the server takes twice as once
     """
@@ -77,6 +85,7 @@ class Ask:
     body: bytes | None = field(default=None, repr=False)
     media: str = ""
     basic: tuple[str, str] | None = field(default=None, repr=False)
+    first_part: bool = False
 
 
 class Call:
@@ -262,8 +271,12 @@ class Transport:
             ) as response:
                 if ask.form is None or response.status_code not in (400, 401):
                     _check_status(response, written=ask.body is not None)
-                body = _read_body(response, call, ask.limit)
-                return Got(response.headers.get("Content-Type", ""), body, response.status_code)
+                content_type = response.headers.get("Content-Type", "")
+                part = _part_of(content_type) if ask.first_part else None
+                body = _read_body(response, call, ask.limit, part)
+                return Got(content_type, body, response.status_code, None if part is None else part.headers)
+        except BadAnswer:
+            raise FetchFailed("bad-answer") from None
         except requests.exceptions.Timeout:
             raise FetchFailed("timeout") from None
         except requests.exceptions.SSLError:
@@ -286,10 +299,18 @@ def _check_status(response: requests.Response, *, written: bool = False) -> None
         raise FetchFailed("error", status, retry=status in RETRIED and not asked, wait_s=wait_s)
 
 
-def _read_body(response: requests.Response, call: Call, limit: int) -> bytes:
+def _part_of(content_type: str) -> FirstPart | None:
+    """What takes the first part of a multipart answer; None for a plain one. Raises BadAnswer without a boundary."""
+    type_, parameters = media_type(content_type)
+    return FirstPart(parameters.get("boundary", "")) if type_ == "multipart/related" else None
+
+
+def _read_body(response: requests.Response, call: Call, limit: int, part: FirstPart | None) -> bytes:
+    """The whole body, or the content of its first part: held once while it comes. Raises FetchFailed or BadAnswer."""
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", "gzip"):
         raise FetchFailed("bad-answer")
-    body = bytearray()
+    whole = io.BytesIO()
+    size = after = 0
     while not call.over:
         try:
             # What one read of the socket gave; decompressed it is CHUNK bytes at most, the rest waits.
@@ -297,8 +318,18 @@ def _read_body(response: requests.Response, call: Call, limit: int) -> bytes:
         except urllib3.exceptions.DecodeError:
             raise FetchFailed("bad-answer") from None
         if not piece:
-            return bytes(body)
-        body += piece
-        if len(body) > limit:
+            return whole.getvalue() if part is None else part.content()
+        size += len(piece)
+        if size > limit:
             raise FetchFailed("bad-answer")
+        if part is None:
+            whole.write(piece)
+        elif not part.done:
+            part.feed(piece)
+        else:
+            after += len(piece)
+        if after > EPILOGUE:
+            break  # more parts, which nobody wants: the connection goes with them
+    if part is not None and part.done:
+        return part.content()
     raise FetchFailed("timeout")

@@ -30,6 +30,7 @@ from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.feedback import Feedback
 from cds_service.manifest import ManifestError, Service, Services
+from cds_service.multipart import BadAnswer
 from cds_service.pages.seal import WrongKey, seal, unseal
 from cds_service.state.errors import StateUnavailable
 from cds_service.state.kept_reports import OFFERED_FOR, WRITTEN_WITHIN, KeptReports, Waiting
@@ -259,7 +260,7 @@ class WriteBack:
                 path = f"{dicomweb.study_path(report.film.study_uid)}/metadata"
                 body = self._ask(root, Ask(path, dicomweb.DICOM_JSON, MAX_ANSWER), deadline)
                 return root, dict(dicomweb.read_metadata(body, report.film.sop_uid))
-            except dicomweb.BadAnswer:
+            except BadAnswer:
                 why = "bad-answer"
             except _NotWritten as error:
                 why = error.why

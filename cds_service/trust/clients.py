@@ -29,19 +29,19 @@ class FhirServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     base           e.g. https://ehr.example.org/fhir/R4; plain http is for a server on this machine only
     dicomweb       DICOMweb roots this client's studies may be read from; the first serves studies that name no endpoint
-    patient_ids    by DICOMweb root: system of a Patient.identifier -> IssuerOfPatientID under which that archive has
-                   such identifiers, empty where it has one issuer; a patient is looked for there by no others
     allow_private  True where these names lead to private addresses (10.0.0.0/8 and the like), as inside a hospital
     smart          how we are registered at its authorization server, where we are
     subscriptions  name of each of its subscriptions that notify us -> sha-256, hex, of the secret it sends
+    patient_ids    by DICOMweb root: system of a Patient.identifier -> IssuerOfPatientID under which that archive has
+                   such identifiers, empty where it has one issuer; a patient is looked for there by no others
     """
 
     base: str
     dicomweb: tuple[str, ...] = ()
-    patient_ids: dict[str, dict[str, str]] = {}
     allow_private: bool = False
     smart: Smart | None = None
     subscriptions: dict[SubscriptionName, Sha256] = {}
+    patient_ids: dict[str, dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         self.fhir_base()

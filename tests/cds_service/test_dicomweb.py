@@ -13,9 +13,10 @@ from moody import Mood, Moody, Seen, drip_body, hang, reply, reset
 from reading import NOON, SLACK_S, TOKEN, always, call_of, client_of, in_turn, soon, timed
 
 from cds_service.deadline import Deadline
-from cds_service.dicomweb import BadAnswer, first_part, media_type, read_frame, read_instances, read_metadata
+from cds_service.dicomweb import read_frame, read_instances, read_metadata
 from cds_service.evidence import Frame
 from cds_service.fhir_client import FhirClient, Reads
+from cds_service.multipart import BadAnswer, FirstPart, first_part, media_type
 from cds_service.prefetch import Failed
 from cds_service.trust.clients import Client, FhirServer
 from fhir_mappers.record import Instance, Source, Study
@@ -93,6 +94,28 @@ def test_a_length_that_is_wrong_is_not_believed() -> None:
 def test_a_preamble_and_further_parts_are_passed_over() -> None:
     body = b"this is a multi-part message\r\n" + multipart(PIXELS)[:-4] + b"\r\n\r\nsecond\r\n--b0--"
     assert first_part(body, "b0")[1] == PIXELS
+
+
+@pytest.mark.parametrize("step", [1, 7, 100])
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        (multipart(PIXELS, "image/jp2"), PIXELS),
+        (multipart(PIXELS, "image/jp2", length=False), PIXELS),
+        (multipart(PIXELS + b"\r\n--b0\r\n" + PIXELS), PIXELS + b"\r\n--b0\r\n" + PIXELS),
+        (multipart(PIXELS + b"\r\n--b", length=False), PIXELS + b"\r\n--b"),
+        (b"--b0\r\nContent-Length: 3\r\n\r\n" + PIXELS + b"\r\n--b0--", PIXELS),
+        (b"--b0\r\nContent-Length: 99999\r\n\r\n" + PIXELS + b"\r\n--b0--", PIXELS),
+        (b"said before\r\n" + multipart(PIXELS)[:-4] + b"\r\n\r\nsecond\r\n--b0--", PIXELS),
+        (b"--b0\r\n\r\n" + PIXELS + b"\r\n--b0--", PIXELS),
+    ],
+    ids=["length", "no length", "delimiter inside", "half of one", "too short", "too long", "preamble", "no headers"],
+)
+def test_a_part_is_the_same_in_whatever_pieces_its_body_comes(body: bytes, content: bytes, step: int) -> None:
+    part = FirstPart("b0")
+    for at in range(0, len(body), step):
+        part.feed(body[at : at + step])
+    assert part.content() == content
 
 
 @pytest.mark.parametrize(
