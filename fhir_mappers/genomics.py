@@ -28,6 +28,8 @@ PHENOTYPES = {"79714-2": "CYP2C19", "79715-9": "CYP2D6", "79716-7": "CYP2C9", "7
 HLA = {"50956-2": "HLA-B*57:01", "57979-7": "HLA-B*15:02"}
 THERAPEUTIC, DIAGNOSTIC = "therapeutic-implication", "diagnostic-implication"
 IMPLICATIONS = frozenset({THERAPEUTIC, DIAGNOSTIC})
+METABOLISM = "53040-2"
+"""An implication of the guide's first version: the Observation's own code is the effect, its answer the phenotype."""
 EFFECTS = ("therapeutic-implication", "53040-2", "51961-1", "51964-5", "predicted-therapeutic-implication")
 """Components that carry an implication's answer, over the versions of the guide: its own code, LOINC's genetic
 effect on drug metabolism, drug efficacy and so on."""
@@ -47,6 +49,7 @@ _PRESENCE_WORDS = {
     **dict.fromkeys(("negative", "absent", "not detected"), "negative"),
 }
 _ORIGINS: dict[str, Origin] = {"LA6683-2": "germline", "LA6684-0": "somatic"}
+ORIGIN_CODES = {origin: code for code, origin in _ORIGINS.items()}
 _ORIGIN_WORDS: dict[str, Origin] = {"germline": "germline", "somatic": "somatic"}
 SIGNIFICANCES = {
     "LA6668-3": "pathogenic",
@@ -77,7 +80,9 @@ def is_genomic(codes: fhir.Codes) -> bool:
 def _kind(system: str, code: str) -> str:
     if code in IMPLICATIONS and "genomics-reporting" in system:
         return code
-    if system in LOINC_SYSTEMS and (code in (VARIANT, GENOTYPE, HAPLOTYPE) or code in PHENOTYPES or code in HLA):
+    if system in LOINC_SYSTEMS and (
+        code in (VARIANT, GENOTYPE, HAPLOTYPE, METABOLISM) or code in PHENOTYPES or code in HLA
+    ):
         return code
     return ""
 
@@ -125,7 +130,7 @@ def _results(kind: str, observation: r4.Observation, at: datetime | None, source
         yield result(HLA[kind], "presence", answer or _PRESENCE_WORDS.get(words, ""))
     elif kind in (GENOTYPE, HAPLOTYPE):
         written = [*_written(value), *_written(_in_words(observation))]
-        for gene in _genes(observation):
+        for gene in genes_of(observation):
             alleles = next((d for text in written if (d := gene_words.diplotype(gene, text))), "")
             yield result(gene, "genotype" if kind == GENOTYPE else "haplotype", alleles)
             for allele, answer in filter(all, (gene_words.hla_answer(gene, text) for text in written[:1])):
@@ -133,14 +138,14 @@ def _results(kind: str, observation: r4.Observation, at: datetime | None, source
             yield result(gene, "phenotype", _effect(gene, observation))
             yield result(gene, "activity", _activity(gene, observation))
     elif kind == VARIANT:
-        for gene in _genes(observation):
+        for gene in genes_of(observation):
             if not value.says(*_ABSENT):
                 yield _variant(observation, gene, origin, at, source)
             elif not any(True for code in (P_HGVS, C_HGVS) for _ in _answers(observation, code)):
                 # No variant named: the gene was looked at and nothing was found. No concept, so no model reads it.
                 yield GeneResult(gene, "none-found", "no variant found", origin, at, source)
-    elif kind == THERAPEUTIC:
-        for gene in _genes(observation):
+    elif kind in (THERAPEUTIC, METABOLISM):
+        for gene in genes_of(observation):
             yield result(gene, "phenotype", _effect(gene, observation))
             yield result(gene, "activity", _activity(gene, observation))
 
@@ -148,8 +153,8 @@ def _results(kind: str, observation: r4.Observation, at: datetime | None, source
 def _subject(kind: str, observation: r4.Observation) -> str:
     """What an unreadable result was about: a gene that was tested must not be taken for one that was not."""
     gene = PHENOTYPES.get(kind) or HLA.get(kind) or ""
-    if kind in (GENOTYPE, HAPLOTYPE, THERAPEUTIC):
-        gene = next(iter(_genes(observation)), "")
+    if kind in (GENOTYPE, HAPLOTYPE, THERAPEUTIC, METABOLISM):
+        gene = next(iter(genes_of(observation)), "")
     return f"genomics {gene}".strip()
 
 
@@ -190,6 +195,8 @@ def with_significance(gene: GeneResult, known: Mapping[str, str]) -> GeneResult:
 def _effect(gene: str, observation: r4.Observation) -> str:
     """The phenotype an implication states, by its code or as CPIC's term."""
     answers = [c for code in EFFECTS for c in _answers(observation, code)]
+    if observation.code.says(METABOLISM) and observation.value_codeable_concept is not None:
+        answers.append(observation.value_codeable_concept)
     return next((m for c in (*answers, *observation.interpretation) if (m := _phenotype(gene, c))), "")
 
 
@@ -272,7 +279,12 @@ def _written(concept: r4.Concept) -> Iterator[str]:
         yield concept.text
 
 
-def _genes(observation: r4.Observation) -> list[str]:
+def names_a_gene(observation: r4.Observation) -> bool:
+    """Whether a gene is stated at all, if only one that is not understood."""
+    return any(True for _ in _answers(observation, GENE))
+
+
+def genes_of(observation: r4.Observation) -> list[str]:
     """HGNC symbols of the genes studied: by HGNC id where the table knows it, else by the coded symbol."""
     found: list[str] = []
     for answer in _answers(observation, GENE):
@@ -285,11 +297,17 @@ def _genes(observation: r4.Observation) -> list[str]:
 
 def _origin(observation: r4.Observation) -> Origin:
     """By the answer's code, or by its one word where it has no code; two origins are none."""
+    found = origins_of(observation)
+    return found.pop() if len(found) == 1 else "unknown"
+
+
+def origins_of(observation: r4.Observation) -> set[Origin]:
+    """Every genomic source class an Observation states."""
     answers = list(_answers(observation, SOURCE_CLASS))
     found = {_ORIGINS[code] for answer in answers for _, code in answer.codes if code in _ORIGINS}
     if not any(answer.codes for answer in answers):
         found = {_ORIGIN_WORDS[w] for a in answers if (w := a.words.strip().lower()) in _ORIGIN_WORDS}
-    return found.pop() if len(found) == 1 else "unknown"
+    return found
 
 
 def _metabolizer(concept: r4.Concept) -> str:

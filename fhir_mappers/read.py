@@ -20,6 +20,7 @@ from fhir_mappers.code_map import CodeMap
 from fhir_mappers.consents import read_consent
 from fhir_mappers.devices import read_device
 from fhir_mappers.events import read_allergy, read_condition, read_dose, read_medication, read_procedure
+from fhir_mappers.gene_lineage import with_lineage
 from fhir_mappers.genomics import is_genomic, read_genes, significances, with_significance
 from fhir_mappers.imaging import DicomFrame, decode_film
 from fhir_mappers.labs import read_observation, settle
@@ -94,6 +95,7 @@ def read_record(
     patient_id = fhir.last_segment(patient_id)
     gaps: list[Gap] = []
     mine, supporting = _select(_understood(resources, local), patient_id, gaps)
+    mine = with_lineage(mine)
     kinds: dict[str, list[fhir.Resource]] = {}
     for resource in mine:
         kinds.setdefault(fhir.type_of(resource), []).append(resource)
@@ -263,7 +265,7 @@ def _report(
     resource: fhir.Resource, person: Person, as_of: datetime, supporting: Mapping[str, fhir.Resource]
 ) -> Iterable[Item]:
     """A report, and the Observations contained in it: laboratories of genomics send them so."""
-    contained = [c for c in fhir.each(resource.get("contained")) if fhir.type_of(c) == "Observation"]
+    contained = with_lineage([c for c in fhir.each(resource.get("contained")) if fhir.type_of(c) == "Observation"])
     inside: list[Item] = []
     for number, observation in enumerate(contained):
         # A contained resource has no identity of its own; its report's subject is its subject.

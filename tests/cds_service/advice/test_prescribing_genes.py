@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from genetics import chart, drug_order, gene
 from prescribing import CAPECITABINE, CLOPIDOGREL, POOR, STENT, WEIGHT, actions, card_of, cards, labels, rxcuis
-from vignettes import Chart, condition, imaging_order, medication, patient
+from vignettes import LOINC, Chart, Resource, concept, condition, imaging_order, medication, patient
 
 from cds_service.evidence import Shortfall
 
@@ -53,6 +53,22 @@ def test_the_new_draft_keeps_the_reason_and_the_priority_of_the_one_it_replaces(
 )
 def test_the_same_patient_with_one_fact_changed_gets_no_card(given: Chart) -> None:
     assert cards(given) == []
+
+
+def implied(origin: str) -> tuple[Resource, ...]:
+    """What HL7's guide makes of one result: its source stands with the variant, its gene with the genotype."""
+    variant = gene("CYP2C19", origin=origin, id_="v1") | {"code": concept(LOINC, "69548-6")}
+    genotype = gene("CYP2C19", genotype="*2/*2", origin="", id_="gt", derivedFrom=[{"reference": "Observation/v1"}])
+    said = "http://hl7.org/fhir/uv/genomics-reporting/CodeSystem/tbd-codes-cs"
+    effect = {"code": concept(said, "therapeutic-implication"), "derivedFrom": [{"reference": "Observation/gt"}]}
+    poor = {"code": concept(LOINC, "53040-2"), "valueCodeableConcept": concept(LOINC, "LA9657-3")}
+    return variant, genotype, {**genotype, "id": "i1", **effect, "component": [poor], "valueCodeableConcept": None}
+
+
+@pytest.mark.parametrize(("origin", "tiers"), [("germline", ["critical"]), ("somatic", []), ("", ["info"])])
+def test_a_result_told_by_an_implication_is_as_germline_as_the_variant_behind_it(origin: str, tiers: list[str]) -> None:
+    found = cards(chart(*implied(origin), STENT, drafts=(CLOPIDOGREL,)))
+    assert [card.indicator for card in found] == tiers
 
 
 def test_an_earlier_stroke_takes_prasugrel_off_the_card_and_says_why() -> None:
