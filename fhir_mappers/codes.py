@@ -344,6 +344,10 @@ def _genes() -> dict[str, str]:
 
 
 def gene_symbol(codes: Iterable[tuple[str, str]]) -> str:
-    """The HGNC symbol of the first HGNC id among these that tables/genes.csv lists, else ""."""
+    """The HGNC symbol of the first HGNC id among these that tables/genes.csv lists, else "".
+
+    The number alone is an id too in HGNC's own system, as the examples of HL7's guide write it.
+    """
     table = _genes()
-    return next((table[code] for _, code in codes if code in table), "")
+    named = ((code, f"HGNC:{code}" if "genenames.org" in system else code) for system, code in codes)
+    return next((table[name] for names in named for name in names if name in table), "")

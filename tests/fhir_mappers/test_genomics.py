@@ -232,6 +232,15 @@ def test_the_significance_of_a_variant_may_stand_in_an_implication_derived_from_
     assert significance(implication("LA26333-7"), implication("LA6668-3")) == ""
 
 
+@pytest.mark.parametrize(
+    ("system", "code", "gene"), [(HGNC, "HGNC:2621", "CYP2C19"), (HGNC, "2621", "CYP2C19"), ("urn:x", "2621", "")]
+)
+def test_a_gene_is_named_by_its_hgnc_id_with_or_without_the_prefix(system: str, code: str, gene: str) -> None:
+    studied = part("48018-6", (system, code))
+    found = list(read_genes(observation("84413-4", studied, valueCodeableConcept={"text": "*2/*2"}), AS_OF))
+    assert [g.gene for g in found if isinstance(g, GeneResult)] == ([gene] if gene else [])
+
+
 # --- what is said once in a chain ------------------------------------------------------------------------------------
 
 IMPLIED = concept(("http://hl7.org/fhir/uv/genomics-reporting/CodeSystem/tbd-codes-cs", "therapeutic-implication"))
