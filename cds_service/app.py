@@ -249,6 +249,7 @@ def _add_routes(app: Flask, house: House) -> None:
                 base_url=house.settings.base_url,
                 site=house.sites.of(_tenant(client)),
                 settle=entry.settle,
+                recall=entry.recall,
                 stages=stages,
             )
         stages.done("kept")

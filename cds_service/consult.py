@@ -23,6 +23,7 @@ from cds_service.fetching import Fetcher, KeptFilms
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Profile, Service
 from cds_service.sites import ANY_SITE, Site, as_sent
+from cds_service.state.records import Earlier
 from cds_service.thinking import LEFT_OUT, ModelFailed, Thinking
 from cds_service.unmapped import unmapped
 from fhir_mappers.read import read_orders, read_record
@@ -43,6 +44,7 @@ class Case:
     assessment   None for a service without a model, and when the model had no room or time (then a shortfall says so)
     shortfalls   evidence that was asked for and could not be had; a card names what matters of it
     films_used   the films the assessment rests on, newest first, as SOP instance UIDs
+    earlier      what the same model said of the patient in the service's `remembers_h` before, oldest first
     """
 
     service: Service
@@ -53,6 +55,7 @@ class Case:
     profile: Profile = "non_device"
     base_url: str = ""
     used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    earlier: tuple[Earlier, ...] = ()
 
 
 class Advice(Protocol):
@@ -61,6 +64,8 @@ class Advice(Protocol):
     def __call__(self, case: Case) -> list[Card]: ...
 
 
+Recall = Callable[[Service, str], tuple[Earlier, ...]]
+"""What the model of this digest said of the patient of this call before."""
 Settle = Callable[["Line", list[Card]], list[Card]]
 """Decides what of the advice is said, and leaves its trace, before the answer goes out."""
 
@@ -110,6 +115,7 @@ def consult(
     base_url: str = "",
     site: Site = ANY_SITE,
     settle: Settle | None = None,
+    recall: Recall | None = None,
     stages: Stages | None = None,
 ) -> list[Card]:
     """Answer one hook call of one service. `settle` sees the cards last, also when there are none.
@@ -151,8 +157,13 @@ def consult(
         late = deadline.late_by() > GRACE_S
         if late:
             missing = (*missing, Shortfall("rules", "no-time"))
-        case = Case(service, request, record, thought.assessment, missing, profile, base_url.rstrip("/"), thought.used)
-        cards = [] if late else with_licence(load_advice(service.advice)(case), thought.assessment)
+        assessment = thought.assessment
+        earlier: tuple[Earlier, ...] = ()
+        if recall is not None and assessment is not None and service.remembers_h > 0:
+            earlier = recall(service, assessment.digest)
+        url = base_url.rstrip("/")
+        case = Case(service, request, record, assessment, missing, profile, url, thought.used, earlier)
+        cards = [] if late else with_licence(load_advice(service.advice)(case), assessment)
         stages.done("advice")
         stages.missing = missing
         codes = unmapped(evidence.resources, record.gaps)

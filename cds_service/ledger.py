@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -36,10 +36,12 @@ from cds_service.fingerprints import again, concept, concerned, deciding, named,
 from cds_service.hooks import HookRequest
 from cds_service.manifest import Service
 from cds_service.state.errors import StateUnavailable
+from cds_service.state.recall import earlier
 from cds_service.state.records import (
     AnswerRecord,
     Crowd,
     Decision,
+    Earlier,
     History,
 )
 from cds_service.state.store import Store
@@ -188,6 +190,16 @@ class Entry:
             if c.card.uuid in sent
         ]
         return self.keep(case, said) if self.keep is not None else said
+
+    def recall(self, service: Service, digest: str) -> tuple[Earlier, ...]:
+        """What this model said of the patient before. Where the database gives no answer in time, nothing."""
+        timeout, since = max(LEAST_S, min(HISTORY_S, self._left())), self.at - timedelta(hours=service.remembers_h)
+        patient = self._record(200).patient_key
+        try:
+            return earlier(self.ledger.store, self.tenant, patient, service.id, digest, since, self.at, timeout=timeout)
+        except StateUnavailable:
+            log.warning("earlier estimates not read", extra={"fields": {"service": self.service}})
+            return ()
 
     # What is said --------------------------------------------------------------------------------------------------
 

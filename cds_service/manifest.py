@@ -80,6 +80,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     text     the rule in one sentence, as the evidence page shows it
     wording  phrases of the rule's cards -> the site's own; without digits, since numbers are facts
+    ppv, ppv_at_least  share of its cards in silent mode that were right, as measured at this site, and the least share
+             with which it may speak; until it is measured, a rule with a least share is in shadow
     """
 
     tier: Indicator
@@ -91,8 +93,23 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on: bool = True
     text: str = ""
     wording: dict[str, str] = {}
+    ppv: float | None = None
+    ppv_at_least: float | None = None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether silent mode has still to show that the rule is right often enough."""
+        return self.ppv_at_least is not None and self.ppv is None
 
     def __post_init__(self) -> None:
+        for name, share in (("ppv", self.ppv), ("ppv_at_least", self.ppv_at_least)):
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} is {share!r}; write a share from 0 to 1")
+        if self.on and self.ppv is not None and self.ppv < (self.ppv_at_least or 0.0):
+            raise ValueError(
+                f"ppv is {self.ppv:g}, and ppv_at_least asks for {self.ppv_at_least:g}: write `on: false`, "
+                "or leave ppv out to go on measuring in shadow"
+            )
         for phrase in (*self.wording, *self.wording.values()):
             if _PHRASE.fullmatch(phrase) is None:
                 raise ValueError(f"wording has {phrase!r}; write 3 to 200 characters of one line, no digits or markup")
@@ -156,6 +173,8 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thinking_ms: int = 150
     thresholds: dict[str, dict[str, float]] = {}
     settings: dict[str, str | int | float | bool] = {}
+    remembers_h: float = 0
+    """how many hours back the advice looks at what its model said of the patient; 0: not at all"""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{1,63}", self.id):

@@ -34,13 +34,16 @@ EVIDENCE = {"studies": "imaging studies", "films": "chest film", "labs": "labora
 
 def answered(estimate: Estimate | None, threshold: float) -> float | None:
     """The probability, or None where the model abstains or is unsure about this threshold (MX-2)."""
-    if estimate is None or estimate.probability is None:
-        return None
-    if estimate.interval is not None:
-        low, high = estimate.interval
+    return None if estimate is None else sure(estimate.probability, estimate.interval, threshold)
+
+
+def sure(p: float | None, interval: tuple[float, float] | None, threshold: float) -> float | None:
+    """The same for a probability and its interval alone, as an earlier call left them."""
+    if p is not None and interval is not None:
+        low, high = interval
         if high - low > WIDEST_ACROSS_A_THRESHOLD and low < threshold <= high:
             return None
-    return estimate.probability
+    return p
 
 
 def rests_on_film(estimate: Estimate) -> bool:

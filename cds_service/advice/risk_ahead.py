@@ -1,6 +1,13 @@
-"""DT-05: the model expects the patient to get worse while NEWS2 is still below 5."""
+"""DT-05: the model expects the patient to get worse while NEWS2 is still below 5.
+
+The estimate must have lasted: two calls at least 30 minutes apart, none below the threshold between them; and it is
+over only after two hours of calls well below (`packs.sustained`). Earlier calls are those of the same model. The
+service keeps no earlier NEWS2, so that of this call decides.
+"""
 
 from __future__ import annotations
+
+from datetime import datetime, timedelta
 
 from cds_service.advice import ordering
 from cds_service.advice.estimates import (
@@ -11,7 +18,9 @@ from cds_service.advice.estimates import (
     labs_used,
     out_of_range,
     rests_on_film,
+    sure,
 )
+from cds_service.advice.packs.sustained import Terms, alarm
 from cds_service.advice.ward_question import REASONS, Question, news2_fact
 from cds_service.advice.writing import (
     Fact,
@@ -40,9 +49,11 @@ def risk_card(q: Question) -> Card | None:
         return None
     threshold = case.service.thresholds[estimate.target.name]["info"]
     p = answered(estimate, threshold)
+    if p is None or not alarm([*_before(q, estimate, threshold), (case.record.as_of, p)], _terms(q, threshold)):
+        return None
     labs = labs_used(case) if "labs" in estimate.rested_on else ()
     films = films_used(case)[:1] if rests_on_film(estimate) else ()
-    if p is None or p < threshold or not _recent(q, (*labs, *films)):
+    if not _recent(q, (*labs, *films)):
         return None
     says = str(case.service.settings.get(f"says_{estimate.target.name}", estimate.target.title))
     summary = _summary(estimate, says, p, tuple(lab for lab in labs if out_of_range(lab)))
@@ -62,7 +73,7 @@ def risk_card(q: Question) -> Card | None:
         indicator="info",
         summary=summary,
         detail=detail(
-            why=f"The estimate for {says} is at or above this site's threshold of {threshold:.2f}.",
+            why=_why(q, says, p, threshold),
             facts=facts,
             advice=f"Observations every {every} h would show a change early. Nothing else follows from an estimate.",
             unknown=q.unknown(),
@@ -72,6 +83,30 @@ def risk_card(q: Question) -> Card | None:
         suggestions=(_more_observations(q, every),),
         reasons=REASONS,
     )
+
+
+def _before(q: Question, estimate: Estimate, threshold: float) -> list[tuple[datetime, float | None]]:
+    """What earlier calls said of this target, oldest first; None where the interval left the threshold open."""
+    found = []
+    for call in q.case.earlier:
+        if call.target == estimate.target.name:
+            interval = (call.low, call.high) if call.low is not None and call.high is not None else None
+            found.append((call.at, sure(call.probability, interval, threshold)))
+    return found
+
+
+def _terms(q: Question, threshold: float) -> Terms:
+    service = q.case.service
+    confirm = timedelta(minutes=float(setting(service, "confirm_after_min")))
+    return Terms(threshold, confirm, float(setting(service, "leave_margin")), hours(service, "leave_after_h"))
+
+
+def _why(q: Question, says: str, p: float, threshold: float) -> str:
+    site = f"this site's threshold of {threshold:.2f}"
+    if p >= threshold:
+        apart = f"{float(setting(q.case.service, 'confirm_after_min')):g} min"
+        return f"The estimate for {says} is at or above {site}, as it was at least {apart} ago."
+    return f"The estimate for {says} was at or above {site}, and is not yet far enough below it for long enough."
 
 
 def _recent(q: Question, rested_on: tuple[Lab | Image, ...]) -> bool:

@@ -53,6 +53,16 @@ class Prediction(msgspec.Struct, frozen=True):
     high: float | None = None
 
 
+class Earlier(msgspec.Struct, frozen=True):
+    """A Prediction of an earlier call, with its moment."""
+
+    target: str
+    at: datetime
+    probability: float | None
+    low: float | None = None
+    high: float | None = None
+
+
 class ShownCard(msgspec.Struct, frozen=True):
     """A card as far as feedback and silence need it.
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cds_service.consult import Case
 from cds_service.evidence import DicomFile, Shortfall
 from cds_service.hooks import HookRequest, parse_hook_request
 from cds_service.manifest import Profile, Service, load_service
+from cds_service.state.records import Earlier
 from fhir_mappers.read import read_record
 from fhir_mappers.record import PatientRecord
 from fhir_mappers.tensors import to_fusion_input
@@ -226,7 +227,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Chart:
-    """One patient at one moment, and the call that is made about them."""
+    """One patient at one moment, and the call that is made about them.
+
+    earlier  what the model said in earlier calls; left out, the same as now, half an hour before
+    """
 
     resources: tuple[Resource, ...]
     drafts: tuple[Resource, ...] = ()
@@ -238,6 +242,7 @@ class Chart:
     selections: tuple[str, ...] | None = None
     shortfalls: tuple[Shortfall, ...] = ()
     profile: Profile = "research_imaging"
+    earlier: tuple[Earlier, ...] | None = None
 
     def body(self, name: str) -> bytes:
         """The HTTP body: the service's own prefetch keys, each a Bundle of what the patient has of its type."""
@@ -289,7 +294,11 @@ class Chart:
                 inputs = without(inputs, "imaging")
             assessment = self.model.assess(inputs, timeout=30.0)
             used = dict(inputs.used)
-        case = Case(chosen, request, record, assessment, self.shortfalls, self.profile, "", used)
+        earlier = self.earlier
+        if earlier is None:
+            before, said = request.received_at - timedelta(minutes=30), assessment.estimates if assessment else {}
+            earlier = tuple(Earlier(n, before, e.probability, *(e.interval or (None, None))) for n, e in said.items())
+        case = Case(chosen, request, record, assessment, self.shortfalls, self.profile, "", used, earlier)
         return load_advice(chosen.advice)(case)
 
 
