@@ -19,6 +19,14 @@ from cds_service.state.store import Store
 OUTBOX = 1024 * 1024
 
 
+@pytest.fixture(autouse=True)
+def unhurried_state(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute for what a call would not wait for, unless the test is `in_time`: else a busy machine decides."""
+    if request.node.get_closest_marker("in_time") is None:
+        for method in (Store.seen, Store.record_answer):
+            monkeypatch.setitem(method.__kwdefaults__, "timeout", 30.0)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     with cluster() as started:

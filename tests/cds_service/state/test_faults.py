@@ -31,6 +31,8 @@ from cds_service.state.errors import StateError, StateUnavailable
 from cds_service.state.outbox import HEADER, Outbox
 from cds_service.state.store import Store
 
+pytestmark = pytest.mark.in_time
+
 HERE = Path(__file__).parent
 DAY = timedelta(days=1)
 
