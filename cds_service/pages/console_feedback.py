@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from cds_service.economy import FEWEST_ORDERS
 from cds_service.pages.console_models import model_names
 from cds_service.pages.console_page import Console, admin
 from cds_service.state.records import PER_ORDER, PER_USER_AND_WEEK, ReportRow
@@ -47,6 +48,7 @@ def add_feedback(blueprint: Blueprint, console: Console) -> None:
     def feedback() -> Response:
         days, since, until = period()
         services = [s.id for s in house.services.all]
+        burden = desk.burden(since, until)
         service = request.args.get("service", "")
         service = service if service in services else ""
         return console.page(
@@ -58,7 +60,9 @@ def add_feedback(blueprint: Blueprint, console: Console) -> None:
             report=house.state.feedback_report(since, until, service=service or None),
             models=[row for row in desk.by_model(since, until) if row.service == service or not service],
             named=model_names(house.settings.models),
-            burden=desk.burden(since, until),
+            burden=burden,
+            fewest=FEWEST_ORDERS,
+            allowed=PER_ORDER * max(FEWEST_ORDERS, burden.orders),
             per_order=PER_ORDER,
             per_week=PER_USER_AND_WEEK,
             acceptance=ACCEPTANCE,

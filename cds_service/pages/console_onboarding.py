@@ -5,6 +5,9 @@ Only servers of the clients file are contacted: whoever may change registers one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import msgspec
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest, NotFound
@@ -13,9 +16,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from cds_service import errors
 from cds_service.onboarding import check_ehr, own_discovery, parts_of, trial_token
 from cds_service.pages.console_page import Console, admin, reason
+from cds_service.pages.words import REASONS
 from cds_service.registration_sheet import EHRS, TITLES, RegistrationSheet, registration_sheet
 from cds_service.trust import registering
-from cds_service.trust.clients import Client, ClientsError, FhirServer
+from cds_service.trust.clients import Client, ClientsError
 from cds_service.trust.keys import KeysUnavailable
 
 MEANS = {
@@ -36,6 +40,52 @@ MEANS = {
 }
 
 
+FIELDS = (
+    "name",
+    "tenant",
+    "issuer",
+    "jwks_url",
+    "jwks_file",
+    "audience",
+    "fhir",
+    "dicomweb",
+    "allow_private",
+    "origins",
+    "token_url",
+    "backend_id",
+    "backend_key",
+    "backend_scopes",
+    "launch_id",
+    "launch_key",
+    "launch_link",
+)
+"""Of the form that registers a client."""
+
+
+def client_of(asked: Mapping[str, str]) -> Client:
+    """The client that a filled form describes; `dicomweb`, `origins` and `backend_scopes` are lists parted by blanks.
+
+    Raises ClientsError, msgspec.ValidationError or ValueError saying what would be right.
+    """
+    if not asked["name"] or not asked["issuer"] or not (asked["jwks_url"] or asked["jwks_file"]):
+        raise ClientsError("a client has a name, an issuer, and its keys at an address or in a file")
+    smart: dict[str, object] = {"origins": asked["origins"].split(), "token_url": asked["token_url"]}
+    if asked["backend_id"]:
+        scopes = asked["backend_scopes"].split()
+        smart["backend"] = {"client_id": asked["backend_id"], "key_file": asked["backend_key"], "scopes": scopes}
+    if asked["launch_id"]:
+        link = asked["launch_link"] or "smart"
+        smart["launch"] = {"client_id": asked["launch_id"], "key_file": asked["launch_key"], "link": link}
+    server = {
+        "base": asked["fhir"],
+        "dicomweb": asked["dicomweb"].split(),
+        "allow_private": asked["allow_private"] == "yes",
+        "smart": smart if asked["backend_id"] or asked["launch_id"] else None,
+    }
+    ours = {name: asked[name] for name in ("name", "tenant", "issuer", "jwks_url", "jwks_file", "audience")}
+    return msgspec.convert(ours | {"fhir": [server]}, Client)
+
+
 def add_onboarding(blueprint: Blueprint, console: Console) -> None:
     house = console.house
 
@@ -49,6 +99,7 @@ def add_onboarding(blueprint: Blueprint, console: Console) -> None:
             ehrs=TITLES,
             base=house.settings.base_url,
             means=MEANS,
+            reasons=REASONS,
             **(values | found),
         )
 
@@ -71,15 +122,11 @@ def add_onboarding(blueprint: Blueprint, console: Console) -> None:
     @blueprint.post("/onboarding/clients")
     def onboarding_register() -> Response | AnyResponse:
         why = reason()
-        asked = {name: request.form.get(name, "").strip() for name in ("name", "issuer", "jwks_url", "fhir", "tenant")}
-        private = request.form.get("allow_private") == "yes"
+        asked = {name: request.form.get(name, "").strip()[:4000] for name in FIELDS}
         try:
-            server = FhirServer(asked["fhir"], allow_private=private)
-            client = msgspec.convert(
-                {name: asked[name] for name in ("name", "issuer", "jwks_url", "tenant")} | {"fhir": [server]}, Client
-            )
-            if not asked["name"] or not asked["issuer"] or not asked["jwks_url"]:
-                raise ClientsError("a client has a name, an issuer and the address of its keys")
+            client = client_of(asked)
+            if client.jwks_file and not Path(client.jwks_file).is_file():
+                raise ClientsError(f"{client.jwks_file}: there is no such file on this machine")
             registering.add(house.settings.clients, client)
         except (ClientsError, msgspec.ValidationError, ValueError) as error:
             return page(400, asked=asked, said=str(error))

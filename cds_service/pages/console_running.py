@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from cds_service.pages.console_feedback import csv_of
 from cds_service.pages.console_page import Console, admin
+from cds_service.pages.words import REASONS, STAGES
 from cds_service.state.watching import MOST_ROWS, Watching, watching
 from cds_service.unmapped import to_map
 from fhir_mappers.code_map import COLUMNS
@@ -29,7 +30,17 @@ def add_running(blueprint: Blueprint, console: Console) -> None:
     @blueprint.get("/running")
     def running() -> Response:
         days, found = period()
-        return console.page("running", days=days, periods=PERIODS, w=found, most=MOST_ROWS, ahead=house.ahead)
+        missed = sorted({why for key in found.keys for why in key.missing})
+        return console.page(
+            "running",
+            days=days,
+            periods=PERIODS,
+            w=found,
+            most=MOST_ROWS,
+            ahead=house.ahead,
+            stages=STAGES,
+            reasons=[(why, REASONS[why]) for why in missed if why in REASONS],
+        )
 
     @blueprint.post("/running/incident")
     def incident() -> AnyResponse:

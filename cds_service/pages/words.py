@@ -1,4 +1,4 @@
-"""Our words on the evidence page for what the record and the evidence name by code."""
+"""Our words on the pages for what the record, the evidence and a call name by code."""
 
 from __future__ import annotations
 
@@ -53,6 +53,33 @@ HOOKS = {
     "problem-list-item-create": "adding to the problem list",
     "allergyintolerance-create": "adding an allergy",
 }
+STAGES = {
+    "waited": "for a free thread",
+    "caller": "its token checked",
+    "request": "the call read",
+    "evidence": "what was not sent, read from the EHR",
+    "films": "fetched and decoded",
+    "record": "resources made one record",
+    "model": "the estimate",
+    "advice": "the rules",
+    "kept": "repeats held back, the audit written",
+    "whole call": "from the first byte to the answer",
+}
+REASONS = {
+    "timeout": "did not come in the time there was",
+    "unreachable": "the server could not be reached",
+    "refused": "the server refused access",
+    "error": "the server answered with an error, as it does where there is none",
+    "bad-answer": "what came could not be read",
+    "no-access": "not sent, and the call named no server that may be read",
+    "not-allowed": "the server is not registered for this client",
+    "truncated": "only part of it came",
+    "busy": "our own model had no room",
+    "failed": "our own model failed",
+    "no-time": "there was no time left to use it",
+    "needs an encounter": "no encounter is named in a check",
+}
+"""Why evidence could not be had: `cds_service.evidence.Reason`, and what only a check says."""
 FIGURES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "Calibration error (ECE)"}
 EXPECTED = frozenset({"superseded", "unknown-code", "not-read", "bad-status"})
 """Gaps every chart has many of: shown as a count, not one by one."""

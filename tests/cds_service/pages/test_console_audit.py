@@ -41,7 +41,7 @@ def found(visitor: Visitor, **fields: str) -> set[str]:
     visitor.see("/admin/audit")
     shown = visitor.post("/admin/audit", **(DAY | fields))
     assert shown.status_code == 200, shown.text
-    return {h for h in ("hook-1", "hook-2", "hook-48") if f'"mono">{h}</td>' in shown.text}
+    return {h for h in ("hook-1", "hook-2", "hook-48") if f'"mono soft">{h}</span>' in shown.text}
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,16 @@ def test_each_export_is_audited(house: ConsoleHouse) -> None:
     vic.see("/admin/feedback/rows.csv")
     told = [(a["did"], a.get("days")) for a in house.audited() if a["kind"] == "admin"][1:]
     assert told == [("feedback report exported", 91), ("feedback rows exported", None)]
+
+
+def test_before_a_thousand_orders_the_budget_is_that_of_a_thousand_as_it_is_where_warnings_are_held_back(
+    house: ConsoleHouse,
+) -> None:
+    # 0.5 % of 1,000 are 5: the fifth interruption is within it and the sixth beyond, whatever the few orders were.
+    shown(house, 5, "a")
+    vic = house.logged_in("vic")
+    words = vic.words("/admin/feedback")
+    assert "Interruptions at orders 5 budget 5 until 1,000 orders are signed, then 0.5 % of them" in words
+    assert "too few orders" in words
+    shown(house, 1, "b")
+    assert "Interruptions at orders 6 over the budget of 5" in vic.words("/admin/feedback")

@@ -40,7 +40,7 @@ def test_evidence_that_was_sent_counts_as_a_hit_and_what_nobody_could_read_by_it
     order(house, {"hookInstance": "b2", "prefetch": {k: v for k, v in body["prefetch"].items() if k != "allergies"}})
     words = house.logged_in("vic").words("/admin/running")
     assert "anonymous allergies 50 % 1 0 no-access 1" in words
-    assert "whole call 2" in words
+    assert "whole call from the first byte to the answer 2" in words
 
 
 def test_a_local_code_that_nothing_reads_waits_in_the_queue_and_free_text_does_not(house: ConsoleHouse) -> None:

@@ -29,7 +29,7 @@ def test_every_service_and_rule_is_listed_with_owner_version_and_review(house: C
         page = vic.words(f"/admin/services/{service.id}")
         assert all(hook in page for hook in service.hooks)
         for name, rule in service.rules.items():
-            assert f"{name} on" in page
+            assert f"{name} {'on' if rule.on else 'off'}" in page
             assert rule.owner in page
             assert str(rule.review_by) in page
 

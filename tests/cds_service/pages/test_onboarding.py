@@ -18,7 +18,9 @@ from cds_service.cli.main import assemble
 from cds_service.manifest import load_services
 from cds_service.registration_sheet import registration_sheet
 from cds_service.settings import Settings
-from cds_service.trust.clients import Client, Clients, FhirServer
+from cds_service.trust.clients import Client, Clients, FhirServer, load_clients
+from cds_service.trust.private_keys import new_key
+from cds_service.trust.registrations import Backend, Launch, Smart
 
 PATIENT = "demo-alder"
 ISSUER = "https://ehr.example.org"
@@ -156,3 +158,65 @@ def test_a_sheet_asks_for_no_more_scopes_than_the_templates_read() -> None:
         assert any(t.startswith((f"{type_}?", f"{type_}/")) for t in templates) or type_ in ("Endpoint", "Medication")
     # Epic's own documents name three hooks; what it does not send stands apart.
     assert {hook for s in sheet.services for hook in s.hooks} <= {"patient-view", "order-select", "order-sign"}
+
+
+def test_a_client_is_registered_with_its_archives_its_key_file_and_our_smart_registrations(
+    tmp_path: Path, ehr: str
+) -> None:
+    file, theirs, ours = tmp_path / "clients.yaml", tmp_path / "theirs.json", tmp_path / "ours.json"
+    theirs.write_text(json.dumps({"keys": [Caller().jwk()]}))
+    new_key(ours)
+    asked = {
+        "name": "south",
+        "tenant": "south-clinic",
+        "issuer": ISSUER,
+        "jwks_file": str(theirs),
+        "audience": "https://cds.example.org",
+        "fhir": ehr,
+        "dicomweb": "http://127.0.0.1:8042/dicom-web\nhttp://127.0.0.1:8043/dicom-web\n",
+        "origins": "https://login.example.org",
+        "token_url": "https://login.example.org/token",
+        "backend_id": "ordersight-backend",
+        "backend_key": str(ours),
+        "backend_scopes": "system/Patient.rs system/Observation.rs",
+        "launch_id": "ordersight-evidence",
+        "launch_link": "absolute",
+        "why": "pilot",
+    }
+    backend = Backend("ordersight-backend", str(ours), ("system/Patient.rs", "system/Observation.rs"))
+    smart = Smart(
+        ("https://login.example.org",),
+        "https://login.example.org/token",
+        backend,
+        Launch("ordersight-evidence", link="absolute"),
+    )
+    roots = ("http://127.0.0.1:8042/dicom-web", "http://127.0.0.1:8043/dicom-web")
+    with console_house(tmp_path, clients=None, clients_file=file) as house:
+        visitor = house.logged_in("ada")
+        visitor.see("/admin/onboarding")
+        for wrong, why in (
+            ({"jwks_file": ""}, "its keys at an address or in a file"),
+            ({"jwks_file": str(tmp_path / "none.json")}, "there is no such file"),
+            ({"backend_scopes": "system/Patient.cud"}, "write scopes that read"),
+            ({"backend_key": str(tmp_path / "none.json")}, "none.json"),
+            ({"dicomweb": "http://archive.example.org/dicom-web"}, "http://archive.example.org"),
+            ({"launch_link": "both"}, "both"),
+        ):
+            got = visitor.post("/admin/onboarding/clients", **(asked | wrong))
+            assert (got.status_code, file.exists()) == (400, False)
+            alert = unescape(got.text).rpartition('role="alert">')[2].partition("</p>")[0]
+            assert why in alert
+            # What was typed is still there to be mended.
+            assert 'value="ordersight-backend"' in got.text
+        assert visitor.post("/admin/onboarding/clients", **asked).status_code == 200
+        (client,) = load_clients(file).all
+        assert client == Client(
+            "south",
+            (FhirServer(ehr, roots, smart=smart),),
+            issuer=ISSUER,
+            tenant="south-clinic",
+            jwks_file=str(theirs),
+            audience="https://cds.example.org",
+        )
+        row = visitor.words("/admin/onboarding").partition("Registered clients")[2]
+        assert f"south-clinic {ISSUER} in a file {ehr} {', '.join(roots)} reads ahead of calls" in row
