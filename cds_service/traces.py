@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from cds_service.advice import film_quality
+from cds_service.advice import film_quality, film_unchanged
 from cds_service.economy import Candidate
 from cds_service.state.records import Decision, Prediction, Setting, ShownCard
 from fhir_mappers.record import PatientRecord
@@ -13,6 +13,9 @@ from models.contract import Assessment
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
+
+
+DISAGREE = "model and final report disagree: "
 
 
 def references(record: PatientRecord) -> set[str]:
@@ -68,11 +71,10 @@ def decisions(
 
 
 def silences(case: Case) -> list[Decision]:
-    """What a rule that never speaks has found, for those who look after the quality of films and reports."""
-    return [
-        Decision(film_quality.RULE, "silent", f"model and final report disagree: {finding}", tier="info")
-        for finding in film_quality.disputed(case)
-    ]
+    """What rules that never speak have found: for the quality of films and reports, and to say why nothing was said."""
+    found = [(film_quality.RULE, f"{DISAGREE}{finding}") for finding in film_quality.disputed(case)]
+    found += [(film_unchanged.RULE, f"unchanged or improved: {finding}") for finding in film_unchanged.unchanged(case)]
+    return [Decision(rule, "silent", cause, tier="info") for rule, cause in found]
 
 
 def predictions(assessment: Assessment) -> tuple[Prediction, ...]:
