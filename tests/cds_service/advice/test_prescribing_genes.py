@@ -71,6 +71,17 @@ def test_a_result_told_by_an_implication_is_as_germline_as_the_variant_behind_it
     assert [card.indicator for card in found] == tiers
 
 
+@pytest.mark.parametrize(("rxcui", "name"), [("283821", "rasburicase"), ("1011650", "pegloticase")])
+def test_what_makes_the_risk_higher_is_named_where_a_card_rests_on_it_and_nobody_reads_it(
+    rxcui: str, name: str
+) -> None:
+    card = card_of(chart(drafts=(drug_order(rxcui, name),)))
+    assert card.indicator == "warning"
+    assert "where risk is higher" in card.summary
+    assert "ancestry is not read here" in (card.detail or "")
+    assert not any(s.is_recommended for s in card.suggestions)
+
+
 def test_an_earlier_stroke_takes_prasugrel_off_the_card_and_says_why() -> None:
     stroke = condition("s", "I63.9", "inactive", onsetDateTime="2019-01-01")
     card = card_of(chart(POOR, STENT, stroke, WEIGHT, drafts=(CLOPIDOGREL,)))
