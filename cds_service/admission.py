@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Protocol
 
 from cds_service.deadline import Deadline, Monotonic
 from cds_service.errors import Throttled, Unavailable
@@ -52,6 +52,12 @@ class TokenBuckets:
             return 0.0
 
 
+class Buckets(Protocol):
+    """The points of all callers, of this process or of several."""
+
+    def take(self, caller: str, points: float) -> float: ...
+
+
 class Admission:
     """Shared by all threads, and by the server, which asks before it lets a call wait.
 
@@ -72,7 +78,7 @@ class Admission:
         self.threads = threads
         self._tenants = tenants
         self.shed: Counter[Reason] = Counter()
-        self._buckets = TokenBuckets(points_per_s, clock)
+        self.buckets: Buckets = TokenBuckets(points_per_s, clock)
         self._jitter = jitter
         self._clock = clock
         self._paces: dict[str, Pace] = {}
@@ -93,7 +99,7 @@ class Admission:
         """Hold a place for one call. Raises Throttled or Unavailable."""
         if deadline.passed:
             raise self.turned_away("late")
-        wait_s = self._buckets.take(tenant, POINTS.get(hook, 1))
+        wait_s = self.buckets.take(tenant, POINTS.get(hook, 1))
         if wait_s:
             self.shed["client"] += 1
             raise Throttled("this client has made more calls than it may; come back later", self._retry_after(wait_s))

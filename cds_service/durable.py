@@ -18,15 +18,15 @@ def _repository(settings: Settings) -> Repository | None:
     return Repository(read_base(settings.audit_repository), settings.audit_token_file, ca_bundle)
 
 
-def open_state(settings: Settings) -> Store:
-    """Raises SettingsError for a URL or a folder that cannot be used."""
+def open_state(settings: Settings, *, outbox: bool = True) -> Store:
+    """Raises SettingsError for a URL or a folder that cannot be used. `outbox`: for whoever answers calls."""
     try:
         return Store.open(
             settings.state_url,
             settings.state_dir,
-            outbox_bytes=settings.outbox_mb * MIB,
+            outbox_bytes=settings.outbox_mb * MIB if outbox else 0,
             owner_url=settings.state_owner_url,
-            repository=_repository(settings),
+            repository=_repository(settings) if outbox else None,
         )
     except StateError as error:
         raise SettingsError(f"ORDERSIGHT_STATE_URL: {error}") from None

@@ -29,9 +29,11 @@ LOOPBACK_PORT = 9464
 class MetricsServer:
     """Answers GET /metrics until `close`. Raises SettingsError when the address is not to be had."""
 
-    def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
-        on_loopback = settings.metrics == "loopback"
-        host, port = ("127.0.0.1", LOOPBACK_PORT) if on_loopback else (settings.host, settings.metrics)
+    def __init__(self, settings: Settings, registry: CollectorRegistry, worker: int = 0) -> None:
+        host, first = (
+            ("127.0.0.1", LOOPBACK_PORT) if settings.metrics == "loopback" else (settings.host, int(settings.metrics))
+        )
+        port = first + worker
         self._sockets: dict[int, Any] = {}
         self._stopping = Event()
         try:
@@ -69,9 +71,12 @@ class MetricsServer:
         wasyncore.close_all(self._sockets, ignore_all=True)
 
 
-def listen_metrics(settings: Settings, registry: CollectorRegistry) -> MetricsServer | None:
-    """The server the settings ask for, or None. Raises SettingsError when its port is taken."""
-    return None if settings.metrics == "off" else MetricsServer(settings, registry)
+def listen_metrics(settings: Settings, registry: CollectorRegistry, worker: int = 0) -> MetricsServer | None:
+    """The server the settings ask for, or None. Raises SettingsError when its port is taken.
+
+    Each web worker counts what it answers, on a port of its own: those after the first one's.
+    """
+    return None if settings.metrics == "off" else MetricsServer(settings, registry, worker)
 
 
 def _only_metrics(metrics: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:

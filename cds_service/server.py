@@ -26,11 +26,12 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
 from cds_service.app import House
+from cds_service.binding import bind
 from cds_service.cors import cors_headers
 from cds_service.errors import BadRequest, ServiceError, TooLarge, Unavailable, operation_outcome
 from cds_service.lanes import Lanes, Overloaded
 from cds_service.metrics_server import listen_metrics
-from cds_service.settings import Settings, SettingsError
+from cds_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -139,15 +140,10 @@ class Server:
     settings  as given, with the port that was found for port 0
     """
 
-    def __init__(self, settings: Settings) -> None:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-        except OSError as error:
-            raise CannotListen(
-                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
-                "choose others with ORDERSIGHT_HOST and ORDERSIGHT_PORT"
-            ) from None
+    def __init__(self, settings: Settings, listening: socket.socket | None = None, worker: int = 0) -> None:
+        """`listening`: a socket that worker number `worker` shares with others; else one of its own."""
+        self._socket = listening or bind(settings)
+        self._worker = worker
         self.settings = settings.on_port(self._socket.getsockname()[1])
         self._stopping = Event()
         self._stopped = Event()
@@ -163,6 +159,10 @@ class Server:
         self._socket.close()
 
     @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    @property
     def url(self) -> str:
         """Where this machine reaches it."""
         return self.settings.own_url
@@ -172,7 +172,7 @@ class Server:
         if self._stopping.is_set():
             return
         house: House = app.extensions["ordersight"]
-        metrics = listen_metrics(self.settings, house.metrics.registry)
+        metrics = listen_metrics(self.settings, house.metrics.registry, self._worker)
         self._stopped.clear()
         sockets: dict[int, Any] = {}
         limit = self.settings.max_body_bytes + 1
@@ -218,10 +218,6 @@ class Server:
         if self._waitress is not None:
             with contextlib.suppress(OSError):  # it has stopped already
                 self._waitress.pull_trigger()
-
-
-class CannotListen(SettingsError):
-    """The address is taken or not ours."""
 
 
 def _drain(sockets: dict[int, Any], seconds: float) -> bool:

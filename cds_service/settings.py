@@ -194,7 +194,10 @@ class Settings:
     )
     fhir_in_flight: int = _setting(_whole(1, 256), "reads under way at one FHIR server", 16)
     dicomweb_in_flight: int = _setting(_whole(1, 256), "reads under way at one DICOMweb archive", 8)
-    threads: int = _setting(_whole(1, 256), "calls answered at the same time", 32)
+    threads: int = _setting(_whole(1, 256), "calls answered at the same time, by each worker", 32)
+    workers: int = _setting(
+        _whole(1, 64), "web processes on one port; from 2 on the models have a process of their own", 1
+    )
     client_points_per_s: int = _setting(
         _whole(1, 1_000_000), "what one client may use: order-sign costs 5, order-select 3, most hooks 1", 1000
     )

@@ -44,6 +44,11 @@ class ServedModels(Mapping[str, Engine]):
     def __len__(self) -> int:
         return len(self._engines)
 
+    def with_digest(self, digest: str) -> Engine | None:
+        """The engine with these weights, also while it only finishes what was asked of it before another took over."""
+        retired = [engine for _, engine in self._retired]
+        return next((e for e in (*self._engines.values(), *retired) if e.digest == digest), None)
+
     @contextmanager
     def following(self, active: Callable[[], Mapping[str, str]]) -> Iterator[None]:
         """Serve what `active` names (digest of weights by model name), now and whenever it names another.

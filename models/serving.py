@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -40,6 +39,7 @@ from models.contract import (
 )
 from models.film_reader import NAME as FILM_READER
 from models.film_reader import load_film_reader
+from models.waiting import Arrived, Asked, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -53,35 +53,6 @@ class EngineClosed(EngineBusy):
     """The engine is closing and takes no more."""
 
 
-@dataclass(order=True, slots=True)
-class _Waiting:
-    deadline: float
-    number: int
-    inputs: FusionInput = field(compare=False)
-    targets: tuple[str, ...] = field(compare=False)
-    depth: Depth = field(compare=False)
-    answer: Future[Assessment] = field(compare=False)
-
-
-@dataclass(slots=True)
-class _Arrived:
-    """A film to encode ahead of any order."""
-
-    deadline: float
-    pixels: NDArray[np.float32]
-    answer: Future[EncodedFilm]
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A map somebody wants to see of a finding on a film."""
-
-    deadline: float
-    pixels: NDArray[np.float32]
-    finding: str
-    answer: Future[NDArray[np.float32]]
-
-
 class Engine:
     """Assess patients with one checkpoint. Safe to call from many threads; close it, or use it as a context."""
 
@@ -90,12 +61,13 @@ class Engine:
     ) -> None:
         self._answerer = answerer
         self._limit, self._micro_batch = queue, micro_batch
-        self._waiting: list[_Waiting] = []
-        self._arrived: deque[_Arrived] = deque()
-        self._asked: deque[_Asked] = deque()
+        self._waiting: list[Waiting] = []
+        self._arrived: deque[Arrived] = deque()
+        self._asked: deque[Asked] = deque()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = False
+        self._began: float | None = None
         if warm_up:
             self._warm_up()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -174,6 +146,12 @@ class Engine:
         """Whether a call has a thread to answer it."""
         return self._thread.is_alive() and not self._closing
 
+    @property
+    def busy_s(self) -> float:
+        """For how many seconds the batch, film or piece of a map under way has been; 0.0 while there is none."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
     def target_card(self, target: str) -> TargetCard:
         """Figures, standing and limits of one target."""
         return self.card.targets[target]
@@ -198,7 +176,7 @@ class Engine:
         self._answerer.check(inputs)
         if timeout <= 0.0:
             raise EngineTimeout("no time was left for the model")
-        waiting = _Waiting(time.monotonic() + timeout, next(self._numbers), inputs, names, depth, Future())
+        waiting = Waiting(time.monotonic() + timeout, next(self._numbers), inputs, names, depth, Future())
         with self._changed:
             if self._closing or not self._thread.is_alive():
                 raise EngineClosed("the model engine is not running")
@@ -217,7 +195,7 @@ class Engine:
 
         Raises as `assess` does.
         """
-        arrived = _Arrived(time.monotonic() + timeout, pixels, Future())
+        arrived = Arrived(time.monotonic() + timeout, pixels, Future())
         with self._changed:
             if self._closing or not self._thread.is_alive():
                 raise EngineClosed("the model engine is not running")
@@ -236,7 +214,7 @@ class Engine:
 
         Patients and films that wait come first, also in between. Raises as `assess` does.
         """
-        asked = _Asked(time.monotonic() + timeout, pixels, finding, Future())
+        asked = Asked(time.monotonic() + timeout, pixels, finding, Future())
         with self._changed:
             if self._closing or not self._thread.is_alive():
                 raise EngineClosed("the model engine is not running")
@@ -254,7 +232,7 @@ class Engine:
         """Take no more, end the thread; whoever still waits gets EngineClosed."""
         with self._changed:
             self._closing = True
-            left: list[_Waiting | _Arrived | _Asked] = [*self._waiting, *self._arrived, *self._asked]
+            left: list[Waiting | Arrived | Asked] = [*self._waiting, *self._arrived, *self._asked]
             self._waiting = []
             self._arrived.clear()
             self._asked.clear()
@@ -295,12 +273,15 @@ class Engine:
                     return
                 asked = None if self._waiting or self._arrived or not self._asked else self._asked.popleft()
             if asked is not None:
+                self._began = time.monotonic()
                 self._explain(asked)
             else:
                 self._next()
+            self._began = None
 
     def _next(self) -> None:
         """Answer whoever waits, else encode a film that does."""
+        self._began = time.monotonic()
         with self._changed:
             batch = self._take()
             # One film at a time, and only when nobody waits: it costs a patient who comes now one encoding.
@@ -310,10 +291,10 @@ class Engine:
         elif arrived is not None:
             self._encode(arrived)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """The most urgent, up to a micro-batch, and as long as the next wants the same depth; those whose time is over
         are left behind."""
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         now = time.monotonic()
         while self._waiting and len(batch) < self._micro_batch:
             if batch and self._waiting[0].depth != batch[0].depth:
@@ -323,7 +304,7 @@ class Engine:
                 batch.append(waiting)
         return batch
 
-    def _encode(self, arrived: _Arrived) -> None:
+    def _encode(self, arrived: Arrived) -> None:
         if arrived.deadline <= time.monotonic() or not arrived.answer.set_running_or_notify_cancel():
             return
         try:
@@ -332,7 +313,7 @@ class Engine:
             log.error("the model failed on a film: %s", type(error).__name__)
             arrived.answer.set_exception(error)
 
-    def _explain(self, asked: _Asked) -> None:
+    def _explain(self, asked: Asked) -> None:
         def between() -> None:
             self._next()
             if self._closing:
@@ -350,7 +331,7 @@ class Engine:
             log.error("the model failed on a map: %s", type(error).__name__)
             asked.answer.set_exception(error)
 
-    def _answer(self, batch: Sequence[_Waiting]) -> None:
+    def _answer(self, batch: Sequence[Waiting]) -> None:
         try:
             found = self._answerer.answer([(w.inputs, w.targets) for w in batch], depth=batch[0].depth)
         except Exception as error:  # noqa: BLE001 - the thread must outlive one bad batch; every caller gets the error

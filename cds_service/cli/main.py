@@ -51,7 +51,7 @@ EXPECTED = (
     "cds_service.cli.errors.CommandError",
     "cds_service.demo.fire.DemoError",
     "cds_service.manifest.ManifestError",
-    "cds_service.server.CannotListen",
+    "cds_service.binding.CannotListen",
     "cds_service.settings.SettingsError",
     "cds_service.trust.clients.ClientsError",
     "models.backbones.manifest.BackboneError",

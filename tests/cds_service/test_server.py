@@ -21,7 +21,8 @@ import pytest
 import requests
 from contexts import call
 
-from cds_service.server import CannotListen, Server, listen
+from cds_service.binding import CannotListen
+from cds_service.server import Server, listen
 from cds_service.settings import Settings
 
 ORIGIN = "https://ehr.example.org"
