@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from models.calibration import Calibration, Floats, PlattMap, fit_platt, pattern, patterns_of
-from models.card import Card, SourceCard, TargetCard, Weights
+from models.card import Card, GateNumbers, SourceCard, TargetCard, Weights
 from models.checkpoint import FORMAT, round_weights, save_checkpoint
 from models.config import FrozenHead, Recipe
 from models.contract import Target
@@ -85,13 +85,14 @@ def finish(
                 predictions[target.source] = predict(model, shard, shard.rows("valid"))
             judged[target.name] = judge_on_valid(target, shard, predictions[target.source])
     round_weights(model, recipe.precision)  # the frozen heads came after the first rounding
-    calibration = Calibration({name: _calibrate(j) for name, j in judged.items()})
+    calibration = Calibration({name: calibrate(j) for name, j in judged.items()})
     gate = _gate(model, shards, recipe.seed)
     cards: dict[str, TargetCard] = {}
     for number, (name, j) in enumerate(judged.items()):
         if progress is not None:
             progress("figures", number, len(judged), 0.0)
         cards[name] = report(j)
+    sources = tuple(_source_card(shard) for _, shard in sorted(shards.items()))
     card = Card(
         format=FORMAT,
         name=recipe.name,
@@ -101,11 +102,11 @@ def finish(
         spec=model.spec,
         preset=model.preset,
         recipe=recipe,
-        sources=tuple(_source_card(shard) for _, shard in sorted(shards.items())),
+        sources=sources,
         calibration=calibration,
         gate=None if gate is None else gate.numbers,
         targets=cards,
-        known_limits=known_limits(cards, shards, gate, recipe),
+        known_limits=known_limits(cards, sources, None if gate is None else gate.numbers, recipe),
         torch=str(torch.__version__),
         trained_seconds=round(time.monotonic() - begun),
     )
@@ -170,7 +171,7 @@ def _tables(shard: Shard, rows: NDArray[np.int64], pooled: Pooled) -> dict[str, 
     }
 
 
-def _calibrate(judged: Judged) -> dict[str, PlattMap]:
+def calibrate(judged: Judged) -> dict[str, PlattMap]:
     """A map for every missing pattern that has enough patients of either label."""
     maps: dict[str, PlattMap] = {}
     for shown in patterns_of(judged.target.modalities):
@@ -180,7 +181,9 @@ def _calibrate(judged: Judged) -> dict[str, PlattMap]:
         logits: Floats = judged.predictions.logits[name][:, judged.column].astype(np.float64)
         used = np.isfinite(logits)
         try:
-            maps[name] = fit_platt(logits[used], judged.labels[used], judged.patients[used], judged.weights[used])
+            maps[name] = fit_platt(
+                logits[used], judged.labels[used], judged.patients[used], judged.weights[used], pull=None
+            )
         except ValueError:
             continue
     return maps
@@ -252,22 +255,22 @@ def _source_card(shard: Shard) -> SourceCard:
 
 
 def known_limits(
-    cards: Mapping[str, TargetCard], shards: Mapping[str, Shard], gate: ImageGate | None, recipe: Recipe
+    cards: Mapping[str, TargetCard], sources: Sequence[SourceCard], gate: GateNumbers | None, recipe: Recipe
 ) -> tuple[str, ...]:
-    """The limits of all sources and targets as sentences, from their headers and their figures."""
+    """The limits of all sources and targets as sentences, from what they say of themselves and their figures."""
     found = [
         "Not validated for care: "
         + {"generated": "trained and judged on generated patients only."}.get(
             recipe.tier, "trained on small public data sets, judged on other patients of the same hospitals."
         )
     ]
-    notes = {shard.header.source: shard.header.notes for shard in shards.values() if shard.header.notes}
+    notes = {source.name: source.notes for source in sources if source.notes}
     found += [f"{source}: {note}" for source, note in sorted(notes.items())]
     found += [f"{n}: {limit}" for n, c in cards.items() for limit in c.limits if limit not in notes.values()]
     found += [f"{name}: withheld, the model abstains." for name, c in cards.items() if c.standing == "withheld"]
     if gate is not None:
-        found.append(f"The image gate refuses {gate.numbers.false_refusals['all']:.1%} of proper validation films.")
-        weak = [f"{k} ({v:.0%})" for k, v in gate.numbers.refused.items() if v < 0.9]
+        found.append(f"The image gate refuses {gate.false_refusals['all']:.1%} of proper validation films.")
+        weak = [f"{k} ({v:.0%})" for k, v in gate.refused.items() if v < 0.9]
         if weak:
             found.append(f"The image gate notices only some films that are {', '.join(weak)}.")
     return tuple(found)

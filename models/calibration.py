@@ -1,13 +1,14 @@
 """From logits to probabilities that mean what they say: Platt scaling per target and missing pattern, as plain numbers.
 
-Fitted with scikit-learn on predictions the towers were not trained on, then kept in `model.json` and applied without
-it. The interval is what the calibration itself does not know: the same map fitted again on patients drawn anew.
+Fitted on predictions the towers were not trained on, then kept in `model.json`. Few patients hardly tell the slope, so
+it is pulled towards one, the model's own word; how hard is chosen by cross-validation by patient. The interval is what
+the calibration itself does not know: the same map fitted again on patients drawn anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 BOOTSTRAPS = 200
-PRIOR_STRENGTH = 1e4
-"""scikit-learn's C: next to no shrinkage of the slope, enough to keep a separable sample finite."""
+FREE = 1e-4
+"""Next to no pull: enough to keep a sample finite whose labels the logits part without overlap."""
+PULLS = (FREE, 1.0, 4.0)
+"""What is chosen from: a normal prior of the slope about one with standard deviation 100, 1 and 1/2."""
 
 
 class PlattMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,73 +67,127 @@ def sigmoid(x: float) -> float:
 
 
 def fit_platt(
-    logits: Floats, labels: Floats, patients: NDArray[np.int64], weights: Floats | None = None, *, seed: int = 0
+    logits: Floats,
+    labels: Floats,
+    patients: NDArray[np.int64],
+    weights: Floats | None = None,
+    *,
+    pull: float | None = FREE,
+    seed: int = 0,
 ) -> PlattMap:
-    """Fit slope and intercept by weighted maximum likelihood, and again on BOOTSTRAPS draws of the patients.
+    """Fit slope and intercept by penalised likelihood, and again on BOOTSTRAPS draws of the patients.
 
+    pull  strength of the slope's prior about one; None chooses it from PULLS by cross-validation
     Raises ValueError with fewer than two patients of either label: there is nothing to calibrate on.
     """
     weights = np.ones(len(logits)) if weights is None else np.asarray(weights, np.float64)
     keys, index = np.unique(patients, return_inverse=True)
     if min(len(np.unique(patients[labels == v])) for v in (0.0, 1.0)) < 2:
         raise ValueError("calibration needs at least two patients of either label")
-    slope, intercept = _platt(logits, labels, weights)
+    strength = chosen_pull(logits, labels, patients, weights, seed=seed) if pull is None else pull
+    slope, intercept = likeliest(logits, labels, weights, strength)
     rng = np.random.default_rng(seed)
     draws: list[tuple[float, float]] = []
     while len(draws) < BOOTSTRAPS:
         times = rng.multinomial(len(keys), np.full(len(keys), 1.0 / len(keys)))[index]
         drawn = weights * times
         if drawn[labels == 1].sum() > 0 and drawn[labels == 0].sum() > 0:
-            a, b = _refit(logits, labels, drawn, slope, intercept)
+            a, b = likeliest(logits, labels, drawn, strength, (slope, intercept))
             draws.append((round(a, 4), round(b, 4)))
     return PlattMap(slope, intercept, tuple(draws), len(keys), len(np.unique(patients[labels == 1])))
 
 
-def _platt(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, float]:
-    # Only fitting needs scikit-learn; a server that starts does without its import of a second.
-    from sklearn.linear_model import LogisticRegression
+def likeliest(
+    logits: Floats, labels: Floats, weights: Floats, pull: float, start: tuple[float, float] = (1.0, 0.0)
+) -> tuple[float, float]:
+    """Slope and intercept of greatest penalised likelihood, by Newton's method.
 
-    used = weights > 0
-    model = LogisticRegression(C=PRIOR_STRENGTH, max_iter=200)
-    scale = weights[used] / weights[used].mean()
-    model.fit(logits[used, None], labels[used], sample_weight=scale)
-    # A negative slope would turn the model's ranking round on the strength of a small sample: then it says nothing.
-    return max(0.0, float(model.coef_[0, 0])), float(model.intercept_[0])
-
-
-def _refit(logits: Floats, labels: Floats, weights: Floats, slope: float, intercept: float) -> tuple[float, float]:
-    """The same maximum by Newton's method from the fit on all patients: 200 of them in the time of one."""
+    A negative slope would turn the model's ranking round on the strength of a small sample: then it is nought, and
+    the intercept the log odds of the labels.
+    """
     used = weights > 0
     x, y, w = logits[used], labels[used], weights[used] / weights[used].mean()
-    a, b = slope, intercept
-    for _ in range(12):
+    sign = 1.0 - 2.0 * y
+
+    def loss(a: float, b: float) -> float:
+        return float((w * np.logaddexp(0.0, sign * (a * x + b))).sum()) + pull * (a - 1.0) ** 2 / 2.0
+
+    a, b = start
+    now = loss(a, b)
+    for _ in range(100):
         p = 1.0 / (1.0 + np.exp(-np.clip(a * x + b, -40.0, 40.0)))
         error, curve = w * (y - p), w * p * (1.0 - p) + 1e-12
-        gradient = np.array([(error * x).sum() - a / PRIOR_STRENGTH, error.sum()])
+        gradient = np.array([(error * x).sum() - pull * (a - 1.0), error.sum()])
         cross = (curve * x).sum()
-        hessian = np.array([[(curve * x * x).sum() + 1.0 / PRIOR_STRENGTH, cross], [cross, curve.sum()]])
+        hessian = np.array([[(curve * x * x).sum() + pull, cross], [cross, curve.sum()]])
         step = np.clip(np.linalg.solve(hessian, gradient), -2.0, 2.0)
-        a, b = a + float(step[0]), b + float(step[1])
-        if float(np.abs(step).max()) < 1e-5:
+        # Far from the maximum a whole step may go past it, and then back and forth for ever.
+        share, then = 1.0, loss(a + step[0], b + step[1])
+        while then > now and share > 1e-4:
+            share /= 2.0
+            then = loss(a + share * step[0], b + share * step[1])
+        a, b, now = a + share * float(step[0]), b + share * float(step[1]), then
+        if share * float(np.abs(step).max()) < 1e-5:
             break
-    return max(0.0, a), b
+    if a > 0.0:
+        return a, b
+    share = float(np.average(y, weights=w))
+    return 0.0, math.log(share / (1.0 - share))
+
+
+def chosen_pull(
+    logits: Floats, labels: Floats, patients: NDArray[np.int64], weights: Floats, *, seed: int = 0
+) -> float:
+    """The pull whose maps give patients they were not fitted on the greatest likelihood."""
+    folds = list(_folds(patients, seed))
+
+    def loss(pull: float) -> float:
+        total = 0.0
+        for held in folds:
+            rest = ~held
+            if len(np.unique(labels[rest])) == 2:
+                a, b = likeliest(logits[rest], labels[rest], weights[rest], pull)
+                odds_against = (1.0 - 2.0 * labels[held]) * (a * logits[held] + b)
+                total += float((weights[held] * np.logaddexp(0.0, odds_against)).sum())
+        return total
+
+    return min(PULLS, key=loss)
+
+
+def _folds(patients: NDArray[np.int64], seed: int, folds: int = 5) -> Iterable[NDArray[np.bool_]]:
+    keys, index = np.unique(patients, return_inverse=True)
+    fold = (np.random.default_rng(seed).permutation(len(keys)) % folds)[index]
+    return (fold == number for number in range(folds))
 
 
 def cross_fitted(
-    logits: Floats, labels: Floats, patients: NDArray[np.int64], weights: Floats, *, folds: int = 5, seed: int = 0
+    logits: Mapping[str, Floats],
+    served: NDArray[np.str_],
+    labels: Floats,
+    patients: NDArray[np.int64],
+    weights: Floats,
+    *,
+    folds: int = 5,
+    seed: int = 0,
 ) -> Floats:
-    """Probabilities by maps fitted without the patient they are applied to: for figures that do not flatter."""
-    keys, index = np.unique(patients, return_inverse=True)
-    fold = np.random.default_rng(seed).permutation(len(keys)) % folds
-    out = np.zeros(len(logits))
-    for number in range(folds):
-        held = fold[index] == number
-        rest = ~held
-        if len(np.unique(labels[rest])) < 2:
-            out[held] = float(np.average(labels[rest], weights=weights[rest]))
-            continue
-        slope, intercept = _platt(logits[rest], labels[rest], weights[rest])
-        out[held] = 1.0 / (1.0 + np.exp(-np.clip(slope * logits[held] + intercept, -40.0, 40.0)))
+    """Probabilities by maps fitted without the patient they are applied to: for figures that do not flatter.
+
+    logits  by missing pattern, NaN where a case lacks one of its modalities; each pattern has a map of its own
+    served  (n,) the pattern each case is answered under; NaN comes back for one that `logits` does not name
+    """
+    out = np.full(len(labels), np.nan)
+    for held in _folds(patients, seed, folds):
+        for name, z in logits.items():
+            asked, known = held & (served == name), ~held & np.isfinite(z)
+            if not asked.any():
+                continue
+            if len(np.unique(labels[known])) < 2:
+                rest = known if known.any() else ~held
+                out[asked] = float(np.average(labels[rest], weights=weights[rest]))
+                continue
+            pull = chosen_pull(z[known], labels[known], patients[known], weights[known], seed=seed)
+            a, b = likeliest(z[known], labels[known], weights[known], pull)
+            out[asked] = 1.0 / (1.0 + np.exp(-np.clip(a * z[asked] + b, -40.0, 40.0)))
     return out
 
 

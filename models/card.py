@@ -13,7 +13,8 @@ from models.contract import InputSpec, Tier
 from models.metrics import Estimated, Figures
 
 Standing = Literal["usable", "flagged", "withheld"]
-"""usable; flagged: shown with its limits; withheld: no better than chance on patients kept apart, so it abstains."""
+"""usable; flagged: shown with its limits; withheld: fails MX-1 on patients kept apart (better than chance and than the
+prevalence, reliability slope 0.8 to 1.2), so it abstains."""
 
 
 class SourceCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +63,7 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attained     of generated patients: how much of what can be known is
     rivals       few patients, frozen towers: repeated cross-validation by patient of what was tried, by slice
     head         which of `one head on all` and `late fusion` ships, where both were tried
+    withheld     why it is, as the end of a sentence; empty where it is not
     subgroups    sex, age band, view; a slice with fewer than ten positive or negative patients is not shown
     """
 
@@ -80,6 +82,7 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     over_trees: Estimated | None = None
     over_late: Estimated | None = None
     over_single: dict[str, Estimated] = {}
+    withheld: str = ""
     attained: Attained | None = None
     rivals: dict[str, dict[str, Figures]] = {}
     head: str | None = None

@@ -81,8 +81,13 @@ def save_checkpoint(folder: Path, model: FusionModel, card: Card, gate: ImageGat
     card = msgspec.structs.replace(card, weights=weights)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(blob)
-    (folder / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
+    write_card(folder, card)
     return card
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """The card alone, beside weights that stay as they are."""
+    (folder / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
 
 
 def read_card(folder: Path) -> Card:

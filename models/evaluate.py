@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibration import Floats, cross_fitted
+from models.calibration import Floats
 from models.card import Attained, Standing, TargetCard
 from models.comparator import boosted_scores
 from models.conformal import Coverage, conformal_sets, coverage_of
@@ -17,6 +17,8 @@ from models.rivals import attained, compared, late_fusion_scores, pattern_margin
 
 MIN_SLICE = 10
 """A subgroup is shown from this many positive and as many negative patients."""
+SLOPES = (0.8, 1.2)
+"""Reliability slopes between which a probability may be printed: CLINICAL 3.5, MX-1."""
 AGE_BANDS = ((18, 50), (50, 70), (70, None))
 
 
@@ -25,10 +27,10 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
     target, labels, patients, weights = judged.target, judged.labels, judged.patients, judged.weights
     names = tuple(target.modalities)
     logits, _ = judged.predictions.as_served(names, judged.column)
-    used = _evidence(judged, names)
+    used = judged.used
     if any(len(np.unique(patients[used & (labels == v)])) < 2 for v in (0.0, 1.0)):
         return _unjudged(judged)
-    probabilities = cross_fitted(logits, labels, patients, weights)
+    probabilities = judged.probabilities()
 
     def of(rows: NDArray[np.bool_], score: Floats, p: Floats | None = None) -> Figures:
         picked = None if p is None else p[rows]
@@ -61,7 +63,8 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
         )
         over_single = pattern_margins(shown, labels[complete], patients[complete], weights[complete], resamples)
     trees, over_trees = _against_trees(judged, logits, used, resamples)
-    standing, limits = _standing(judged, served, gain=gain, margin=margin, rival=rival, slices=slices)
+    withheld = _why_withheld(served)
+    standing, limits = _standing(judged, served, withheld, gain=gain, margin=margin, rival=rival, slices=slices)
     if over_late is not None and over_late.low <= 0.0:
         limits = (*limits, f"Not shown to beat calibrated late fusion: AUROC difference {_ci(over_late)}.")
     if over_trees is not None and over_trees.high < 0.0:
@@ -85,6 +88,7 @@ def report(judged: Judged, *, resamples: int = RESAMPLES) -> TargetCard:
         slices=slices,
         standing=standing,
         limits=limits,
+        withheld=withheld,
     )
 
 
@@ -128,16 +132,12 @@ def _unjudged(judged: Judged) -> TargetCard:
         slices={},
         standing="withheld",
         limits=("Fewer than two patients with or without it to judge by.",),
+        withheld="too few patients to judge it by",
     )
 
 
 def _pattern(names: Sequence[str]) -> str:
     return "+".join(sorted(names))
-
-
-def _evidence(judged: Judged, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Rows with at least one of the target's modalities: on the others the model abstains."""
-    return np.asarray(np.any([judged.predictions.has[m] for m in names], axis=0))
 
 
 def _gain(
@@ -185,7 +185,7 @@ def coverage(judged: Judged) -> dict[str, Coverage]:
     Raises ValueError where there are too few cases of either kind to promise anything.
     """
     logits, _ = judged.predictions.as_served(tuple(judged.target.modalities), judged.column)
-    used = _evidence(judged, tuple(judged.target.modalities))
+    used = judged.used
     # Only the order within a class counts, so that a probability does as well calibrated as not.
     probabilities = 1.0 / (1.0 + np.exp(-np.clip(logits[used], -40.0, 40.0)))
     labels, patients = judged.labels[used], judged.patients[used]
@@ -241,20 +241,40 @@ def _slices(
     }
 
 
+def _why_withheld(served: Figures) -> str:
+    """Why no probability may be printed (CLINICAL 3.5, MX-1), as the end of a sentence; empty where one may."""
+    skill, slope = served.skill, served.slope
+    if served.auroc.low <= 0.5:
+        return "not shown to be better than chance"
+    if skill is None or skill.value <= 0.0:
+        return "no better than always answering the prevalence"
+    if slope is not None and not SLOPES[0] <= slope.value <= SLOPES[1]:
+        return f"its probabilities are too {'bold' if slope.value < SLOPES[0] else 'timid'} to be relied on"
+    return ""
+
+
 def _standing(
     judged: Judged,
     served: Figures,
+    withheld: str,
     *,
     gain: Estimated | None,
     margin: Estimated | None,
     rival: str | None,
     slices: Mapping[str, Mapping[str, Figures]],
 ) -> tuple[Standing, tuple[str, ...]]:
-    a, limits = served.auroc, []
-    standing: Standing = "usable"
+    a, skill, slope = served.auroc, served.skill, served.slope
+    limits: list[str] = []
+    standing: Standing = "withheld" if withheld else "usable"
     if a.low <= 0.5:
-        standing = "withheld"
         limits.append(f"AUROC {_ci(a)} does not exclude chance ({served.positives} positive patients).")
+    if skill is not None and skill.value <= 0.0:
+        limits.append(f"Brier score no better than always answering the prevalence: skill {_ci(skill)}.")
+    elif skill is not None and skill.low <= 0.0:
+        standing = "flagged" if standing == "usable" else standing
+        limits.append(f"Not shown to beat always answering the prevalence: Brier skill {_ci(skill)}.")
+    if slope is not None and not SLOPES[0] <= slope.value <= SLOPES[1]:
+        limits.append(f"Reliability slope {_ci(slope)} outside {SLOPES[0]} to {SLOPES[1]}.")
     if margin is not None and margin.low <= 0.0:
         standing = "flagged" if standing == "usable" else standing
         limits.append(f"Not shown to add to {rival}: AUROC difference {_ci(margin)}.")

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.calibration import Floats
+from models.calibration import Floats, cross_fitted, pattern, patterns_of
 from models.contract import Target
 from models.data import Shard
 from models.metrics import Estimated
@@ -46,6 +46,19 @@ class Judged:
     @property
     def weights(self) -> Floats:
         return self.shard.weight[self.predictions.rows].astype(np.float64)
+
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """Cases with at least one of the target's modalities: on the others the model abstains."""
+        return np.asarray(np.any([self.predictions.has[m] for m in self.target.modalities], axis=0))
+
+    def probabilities(self) -> Floats:
+        """(n,) as served, by the map of what each case has, fitted without its patient; NaN where it is not `used`."""
+        names = tuple(self.target.modalities)
+        _, served = self.predictions.as_served(names, self.column)
+        known = {pattern(p) for p in patterns_of(names)} & self.predictions.logits.keys()
+        logits = {n: self.predictions.logits[n][:, self.column].astype(np.float64) for n in sorted(known)}
+        return cross_fitted(logits, served, self.labels, self.patients, self.weights)
 
 
 def judge_on_valid(target: Target, shard: Shard, predictions: Predictions) -> Judged:

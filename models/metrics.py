@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from models.calibration import FREE, Floats, likeliest
 
 RESAMPLES = 1000
 BINS = 15
+HELD = 1e9
+"""A pull that holds the slope at one."""
 
 
 class Estimated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,7 +25,13 @@ class Estimated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model on one set of cases; `brier` and `ece` of cross-fitted probabilities, None for a bare score."""
+    """One model on one set of cases; from `brier` on of cross-fitted probabilities, None for a bare score.
+
+    skill      share of the Brier score of always answering the prevalence that is saved; below nought it does harm
+    slope      of the labels' log odds on those of the probabilities (Cox 1958): below one they are too bold; None
+               where labels and probabilities part without overlap, so that no slope is the likeliest
+    intercept  log odds the labels lie above the probabilities, the slope held at one: calibration in the large
+    """
 
     cases: int
     patients: int
@@ -33,6 +41,9 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     auprc: Estimated
     brier: Estimated | None = None
     ece: Estimated | None = None
+    skill: Estimated | None = None
+    slope: Estimated | None = None
+    intercept: Estimated | None = None
 
 
 class Ranked:
@@ -76,6 +87,17 @@ def auprc(labels: Floats, scores: Floats, weights: Floats) -> float:
 
 def brier(labels: Floats, scores: Floats, weights: Floats) -> float:
     return float(np.average((scores - labels) ** 2, weights=weights))
+
+
+def skill(labels: Floats, scores: Floats, weights: Floats) -> float:
+    """Brier skill score against the prevalence of the same cases."""
+    prevalence = float(np.average(labels, weights=weights))
+    return 1.0 - brier(labels, scores, weights) / (prevalence * (1.0 - prevalence))
+
+
+def log_odds(probabilities: Floats) -> Floats:
+    p = np.clip(probabilities, 1e-9, 1.0 - 1e-9)
+    return np.asarray(np.log(p / (1.0 - p)))
 
 
 def ece(labels: Floats, scores: Floats, weights: Floats) -> float:
@@ -137,6 +159,12 @@ def figures(
         p = probabilities
         metrics["brier"] = lambda times: brier(labels, p, w * times)
         metrics["ece"] = lambda times: ece(labels, p, w * times)
+        metrics["skill"] = lambda times: skill(labels, p, w * times)
+        odds = log_odds(p)
+        lifted, bent = likeliest(odds, labels, w, HELD), likeliest(odds, labels, w, FREE)
+        metrics["intercept"] = lambda times: likeliest(odds, labels, w * times, HELD, lifted)[1]
+        if p[labels == 1].min() <= p[labels == 0].max():
+            metrics["slope"] = lambda times: likeliest(odds, labels, w * times, FREE, bent)[0]
     found = bootstrap(metrics, patients, labels, resamples=resamples)
     return Figures(
         cases=len(labels),
@@ -147,6 +175,9 @@ def figures(
         auprc=found["auprc"],
         brier=found.get("brier"),
         ece=found.get("ece"),
+        skill=found.get("skill"),
+        slope=found.get("slope"),
+        intercept=found.get("intercept"),
     )
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from models.calibration import Floats, cross_fitted
+from models.calibration import Floats
 from models.card import TargetCard
 from models.judged import Judged
 from models.metrics import BINS
@@ -43,9 +42,9 @@ def draw(judged: Judged, card: TargetCard, path: Path) -> None:
     from matplotlib.figure import Figure
 
     logits, _ = judged.predictions.as_served(tuple(judged.target.modalities), judged.column)
-    used: NDArray[np.bool_] = np.any([judged.predictions.has[m] for m in judged.target.modalities], axis=0)
+    used = judged.used
     y, z, w = judged.labels[used], logits[used], judged.weights[used]
-    p = cross_fitted(logits, judged.labels, judged.patients, judged.weights)[used]
+    p = judged.probabilities()[used]
     with matplotlib.rc_context({"svg.hashsalt": judged.target.name, "svg.fonttype": "none", "font.size": 8.0}):
         figure = Figure(figsize=(11.0, 2.9), layout="constrained")
         roc, reliable, benefit, shown = figure.subplots(1, 4)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from models.build import judge_frozen
-from models.card import TargetCard
+import msgspec
+
+from models.build import calibrate, judge_frozen, known_limits
+from models.calibration import Calibration
+from models.card import Card, TargetCard
 from models.checkpoint import Stored, load_checkpoint
 from models.data import Shard, ShardError, read_shard
 from models.evaluate import report
@@ -38,6 +41,18 @@ def judge_again(stored: Stored, shards: Path, targets: Sequence[str] | None = No
             predictions = predict(stored.model, shard, shard.rows("valid"))
             known[target.source] = (shard, predictions)
         yield judge_on_valid(target, shard, predictions)
+
+
+def recalibrated(stored: Stored, judged: Mapping[str, Judged], cards: Mapping[str, TargetCard]) -> Card:
+    """The stored card with its calibration fitted again on the judged cases, and with their figures; weights stay."""
+    card = stored.card
+    targets = {t.name: cards[t.name] for t in card.spec.targets}
+    return msgspec.structs.replace(
+        card,
+        calibration=Calibration({name: calibrate(judged[name]) for name in targets}),
+        targets=targets,
+        known_limits=known_limits(targets, card.sources, card.gate, card.recipe),
+    )
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from fhir_mappers.sources import SourceError
 from models.backbones.manifest import accept_licences
 from models.build import train as train_checkpoint
 from models.card import TargetCard
-from models.checkpoint import Stored, load_checkpoint
+from models.checkpoint import Stored, load_checkpoint, write_card
 from models.config import ConfigError, Recipe, load_preset, load_recipe
 from models.data import ShardError
 from models.evaluate import coverage, report
@@ -29,7 +29,7 @@ from models.film_reader import is_film_reader
 from models.judged import Judged
 from models.metrics import Estimated
 from models.plots import draw
-from models.rejudge import judge_again
+from models.rejudge import judge_again, recalibrated
 
 Data = Annotated[Path, typer.Option(help="Folder with one folder per data set.")]
 COLUMNS = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -107,6 +107,9 @@ def evaluate(
     page: Annotated[Path | None, typer.Option(help="Write the page of all models (or of imaging) here.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Draw every target into this folder, e.g. docs/model.")] = None,
     sets: Annotated[bool, typer.Option("--sets", help="Print what conformal sets keep, by subgroup, as well.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Fit the calibration again and write it and the figures to model.json.")
+    ] = False,
 ) -> None:
     """Judge a checkpoint on the validation patients, who took no part in training; every figure with its CI.
 
@@ -123,7 +126,14 @@ def evaluate(
     folder = Path(model) if Path(model).is_dir() else settings.models / model
     kept = load_checkpoint(folder)
     card = kept.card
-    found = card.targets if stored else _judged(kept, data, shards / card.name, plots, sets)
+    if stored and write:
+        raise CommandError("--write needs the figures judged anew; leave --stored out")
+    if stored:
+        found = card.targets
+    else:
+        found, judged = _judged(kept, data, shards / card.name, plots, sets)
+        if write:
+            write_card(folder, recalibrated(kept, judged, found))
     console = Console()
     console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", found))
     for name, target in found.items():
@@ -131,16 +141,20 @@ def evaluate(
             console.print(f"[dim]{name}:[/] {limit}", highlight=False)
 
 
-def _judged(kept: Stored, data: Path, shards: Path, plots: Path | None, sets: bool) -> dict[str, TargetCard]:
+def _judged(
+    kept: Stored, data: Path, shards: Path, plots: Path | None, sets: bool
+) -> tuple[dict[str, TargetCard], dict[str, Judged]]:
     if sets and find_spec("crepes") is None:
         raise CommandError("--sets needs crepes: pip install 'ordersight[train]'")
     if plots is not None and find_spec("matplotlib") is None:
         raise CommandError("--plots needs matplotlib: pip install 'ordersight[train]'")
     found: dict[str, TargetCard] = {}
+    cases: dict[str, Judged] = {}
     try:
         if not (shards / "spec.json").exists():
             export_as(kept.card.spec, data, shards)
         for judged in judge_again(kept, shards):
+            cases[judged.target.name] = judged
             card = found[judged.target.name] = report(judged)
             if plots is not None and card.figures is not None:
                 draw(judged, card, plots / kept.card.name / f"{judged.target.name}.svg")
@@ -148,7 +162,7 @@ def _judged(kept: Stored, data: Path, shards: Path, plots: Path | None, sets: bo
                 _print_sets(judged)
     except (ShardError, SourceError) as error:
         raise CommandError(f"{error}; to export anew, name another --shards folder") from None
-    return found
+    return found, cases
 
 
 def _print_sets(judged: Judged) -> None:

@@ -44,6 +44,21 @@ def test_a_model_that_knows_is_usable_and_one_that_guesses_is_withheld(shards: d
     assert not any("does not exclude chance" in limit for limit in good.limits)
 
 
+@pytest.mark.parametrize("quality", [0.2, 0.5, 1.0, 4.0])
+def test_what_may_be_printed_beats_chance_and_the_prevalence_and_is_neither_bold_nor_timid(
+    shards: dict[str, Shard], quality: float
+) -> None:
+    """MX-1 of CLINICAL 3.5: reliability slope 0.8 to 1.2, Brier score better than the prevalence's p (1 - p)."""
+    card = report(judged(shards["generated"], quality), resamples=60)
+    f = card.figures
+    assert f is not None
+    assert f.brier is not None
+    better = f.auroc.low > 0.5 and f.brier.value < f.prevalence * (1.0 - f.prevalence)
+    printed = better and (f.slope is None or 0.8 <= f.slope.value <= 1.2)
+    assert (card.standing == "withheld") == (not printed)
+    assert bool(card.withheld) == (not printed)
+
+
 def test_a_model_that_age_and_sex_can_replace_is_flagged(shards: dict[str, Shard]) -> None:
     card = report(judged(shards["generated"], 2.0, rival=2.0), resamples=100)
     assert card.standing == "flagged"
