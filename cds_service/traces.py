@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from cds_service.advice import film_quality, film_unchanged
 from cds_service.economy import Candidate
+from cds_service.state.quality import DISAGREE
 from cds_service.state.records import Decision, Prediction, Setting, ShownCard
 from fhir_mappers.record import PatientRecord
 from models.contract import Assessment
 
 if TYPE_CHECKING:
     from cds_service.consult import Case
-
-
-DISAGREE = "model and final report disagree: "
 
 
 def references(record: PatientRecord) -> set[str]:

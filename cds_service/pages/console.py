@@ -25,6 +25,7 @@ from cds_service.pages.console_models import add_models
 from cds_service.pages.console_oidc import add_oidc
 from cds_service.pages.console_onboarding import add_onboarding
 from cds_service.pages.console_page import Console, admin
+from cds_service.pages.console_quality import add_quality
 from cds_service.pages.console_running import add_running
 from cds_service.pages.console_services import add_services
 from cds_service.pages.console_sources import add_sources
@@ -106,6 +107,7 @@ def console_blueprint(house: House) -> Blueprint:
         add_oidc(blueprint, console)
     add_services(blueprint, console)
     add_feedback(blueprint, console)
+    add_quality(blueprint, console)
     add_sources(blueprint, console)
     add_models(blueprint, console)
     add_running(blueprint, console)
