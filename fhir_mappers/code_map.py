@@ -7,6 +7,7 @@ goes back to it (`as_sent`). A code is mapped by a row or stays unknown; display
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,11 +48,11 @@ class CodeMap:
     """One site's table.
 
     targets  local (system, code) -> the tables' codes for it; "" is the system of a code without one
-    units    local (system, code), and the unit as the laboratory writes it or "" for none -> the UCUM unit meant
+    units    local (system, code) -> unit as the laboratory writes it, or "" for none -> the UCUM unit meant
     """
 
     targets: Mapping[Code, tuple[Code, ...]] = field(default_factory=dict)
-    units: Mapping[tuple[Code, str], str] = field(default_factory=dict)
+    units: Mapping[Code, Mapping[str, str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.targets or self.units)
@@ -84,38 +85,40 @@ class CodeMap:
 
     def _concept(self, concept: Any) -> Any:
         known = fhir.codes_of(concept)
-        added = [t for code in known for t in self.targets.get(code, ()) if t not in known]
-        if not added or not isinstance(concept, fhir.Object):
+        added = [t for code in known for t in self.targets.get(code, ())]
+        # What the EHR says in a code of the tables is not said again, nor otherwise.
+        if not added or not isinstance(concept, fhir.Object) or any(meaning(code) for code in known):
             return concept
         codings = [Added(system=system, code=code) for system, code in dict.fromkeys(added)]
         return {**concept, "coding": [*fhir.each(concept.get("coding")), *codings]}
 
     def _measured(self, resource: fhir.Resource) -> dict[str, Any]:
-        names = [code for code in fhir.codes_of(resource.get("code")) if any(code == c for c, _ in self.units)]
-        if not names:
+        units = next((self.units[code] for code in fhir.codes_of(resource.get("code")) if code in self.units), None)
+        if units is None:
             return {}
-        changed = {"valueQuantity": self._quantity(names[0], resource["valueQuantity"])}
+        changed = {"valueQuantity": _quantity(units, resource["valueQuantity"])}
         ranges = resource.get("referenceRange")
         if isinstance(ranges, list):
             changed["referenceRange"] = [
-                {k: self._quantity(names[0], v) if k in ("low", "high") else v for k, v in each.items()}
+                {k: _quantity(units, v) if k in ("low", "high") else v for k, v in each.items()}
                 if isinstance(each, fhir.Object)
                 else each
                 for each in ranges
             ]
         return changed
 
-    def _quantity(self, name: Code, quantity: Any) -> Any:
-        """The unit the map gives for what is written; a quantity in any other unit is what it says it is."""
-        if not isinstance(quantity, fhir.Object):
-            return quantity
-        # As when a unit is read: a UCUM code says it, else what is printed; a map overrules neither.
-        code = quantity.get("code") if quantity.get("system") in (UCUM, None) else None
-        written = code or quantity.get("unit") or ""
-        unit = self.units.get((name, written.strip())) if isinstance(written, str) else None
-        if unit is None:
-            return quantity
-        return {**quantity, "unit": quantity.get("unit") or unit, "code": unit, "system": UCUM}
+
+def _quantity(units: Mapping[str, str], quantity: Any) -> Any:
+    """With the unit the map gives for what is written; a quantity in any other unit is what it says it is."""
+    if not isinstance(quantity, fhir.Object):
+        return quantity
+    # As when a unit is read: a UCUM code says it, else what is printed; a map overrules neither.
+    code = quantity.get("code") if quantity.get("system") in (UCUM, None) else None
+    written = code or quantity.get("unit") or ""
+    unit = units.get(written.strip()) if isinstance(written, str) else None
+    if unit is None:
+        return quantity
+    return {**quantity, "unit": quantity.get("unit") or unit, "code": unit, "system": UCUM}
 
 
 def read_code_map(text: str) -> CodeMap:
@@ -126,7 +129,7 @@ def read_code_map(text: str) -> CodeMap:
     """
     rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     targets: dict[Code, tuple[Code, ...]] = {}
-    units: dict[tuple[Code, str], str] = {}
+    units: dict[Code, dict[str, str]] = {}
     try:
         if tuple(rows.fieldnames or ()) != COLUMNS:
             raise CodeMapError(f"line 1: the columns are {','.join(COLUMNS)}")
@@ -140,7 +143,7 @@ def read_code_map(text: str) -> CodeMap:
     return CodeMap(targets, units)
 
 
-def _add(row: dict[str, Any], targets: dict[Code, tuple[Code, ...]], units: dict[tuple[Code, str], str]) -> None:
+def _add(row: dict[str, Any], targets: dict[Code, tuple[Code, ...]], units: dict[Code, dict[str, str]]) -> None:
     if None in row or None in row.values():
         raise CodeMapError(f"write {len(COLUMNS)} columns")
     system, code, written, unit, target = (row[c].strip() for c in ("system", "code", "written", "unit", "target"))
@@ -162,11 +165,11 @@ def _add(row: dict[str, Any], targets: dict[Code, tuple[Code, ...]], units: dict
     others = [t for t in targets.get(name, ()) if t != meant]
     if others and {kind, *(meaning(t) for t in others)} != {"drug"}:
         raise CodeMapError(f"the code {code!r} has another target already; only a drug has several, its ingredients")
-    if (name, written) in units or (meant in targets.get(name, ()) and not unit):
+    if written in units.get(name, {}) or (meant in targets.get(name, ()) and not unit):
         raise CodeMapError(f"the code {code!r} is mapped already" + (f" in {written!r}" if written else ""))
     targets[name] = tuple(dict.fromkeys((*targets.get(name, ()), meant)))
     if unit:
-        units[name, written] = unit
+        units.setdefault(name, {})[written] = unit
 
 
 def _converts(lab: LabCode, unit: str) -> bool:
@@ -177,6 +180,7 @@ def _converts(lab: LabCode, unit: str) -> bool:
     return bool(unit) and not lab.coded
 
 
+@functools.lru_cache(maxsize=4096)
 def meaning(code: Code) -> str | None:
     """What kind of thing the tables read this code as, None where they do not read it."""
     system, value = code

@@ -87,6 +87,14 @@ def test_the_printed_range_is_in_the_units_of_the_row_too() -> None:
     assert (result.low, result.high) == (pytest.approx(0.7014, abs=1e-4), pytest.approx(1.1991, abs=1e-4))
 
 
+def test_what_the_ehr_says_in_a_known_code_is_not_said_otherwise_by_the_map() -> None:
+    """The laboratory's CREA beside LOINC's sodium: the EHR's own LOINC code stands alone."""
+    both = local()
+    both["code"]["coding"].insert(0, {"system": "http://loinc.org", "code": "2951-2"})
+    read = mapped(f"{CREATININE},,").read(both)
+    assert [coding["code"] for coding in read["code"]["coding"]] == ["2951-2", "CREA"]
+
+
 def test_components_of_a_panel_are_mapped_one_by_one() -> None:
     part = {"code": {"coding": [{"system": LAB, "code": "CREA"}]}, "valueQuantity": {"value": 180}}
     panel = lab("o1") | {"code": {"coding": [{"system": LAB, "code": "RENAL"}]}, "component": [part]}
