@@ -18,6 +18,8 @@ from fhir_mappers.record import Order
 if TYPE_CHECKING:
     from cds_service.consult import Case
 
+_read = msgspec.json.Decoder(Card)
+
 
 def concerned(case: Case, refs: tuple[str, ...] | None) -> tuple[Order, ...]:
     """The drafts of these references; None for those the manifest says the service is about."""
@@ -79,5 +81,5 @@ def named(card: Card) -> Card:
 def again(card: Card, earlier: str) -> Card:
     """The card of now under the uuid of then: an order that it changes names the card that changed it."""
     text = msgspec.json.encode(msgspec.structs.replace(card, basis=None))
-    renamed = msgspec.json.decode(text.replace(card.uuid.encode(), earlier.encode()), type=Card)
+    renamed = _read.decode(text.replace(card.uuid.encode(), earlier.encode()))
     return named(msgspec.structs.replace(renamed, basis=card.basis))

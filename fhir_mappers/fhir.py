@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
+from threading import Lock
 from typing import Any, TypeVar
 
 import msgspec
@@ -58,8 +60,23 @@ class Malformed(ValueError):
     """A resource does not have the shape FHIR gives its type. Says which type, never what was in it."""
 
 
+_building = Lock()
+
+
+@cache
+def _build(kind: type[Part]) -> None:
+    """Have msgspec work a type out, which it otherwise does at the first use.
+
+    A second thread that comes meanwhile would be given the half-built type, and the process would end by its null
+    pointers (msgspec 0.22): so did services whose first calls came together.
+    """
+    with _building:
+        msgspec.json.Decoder(kind)
+
+
 def read(resource: Resource, kind: type[T]) -> T:
     """Read one resource into its typed subset. Raises Malformed, naming the type only."""
+    _build(kind)
     try:
         return msgspec.convert(resource, kind, strict=False)
     except (msgspec.ValidationError, RecursionError):

@@ -52,6 +52,9 @@ class _Card(msgspec.Struct):
     sources: tuple[_Source, ...]
 
 
+_card = msgspec.json.Decoder(_Card)
+
+
 def model_view(assessment: Assessment, folder: Path | None) -> ModelView:
     """The model that answered, with its card where the card on disk is of the very same weights."""
     card = _read(folder / FILE) if folder is not None else None
@@ -104,7 +107,7 @@ def _read(path: Path) -> _Card | None:
 @lru_cache(maxsize=8)
 def _decoded(path: Path, changed: int) -> _Card | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Card)
+        return _card.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         log.warning("model card unreadable", extra={"fields": {"model": path.parent.name}})
         return None

@@ -58,6 +58,9 @@ class _Kept(msgspec.Struct, frozen=True):
     as_of: datetime
 
 
+_kept = msgspec.msgpack.Decoder(_Kept)
+
+
 def pack(report: FilmReport) -> bytes:
     """A report that states something. Raises ValueError for one that is silent: there is nothing to keep of it."""
     if report.final is not None or report.unusable is not None:
@@ -86,7 +89,7 @@ def pack(report: FilmReport) -> bytes:
 
 def unpack(data: bytes) -> FilmReport:
     """The report again; its films hold no pixels. Raises msgspec.DecodeError for bytes that are no report."""
-    kept = msgspec.msgpack.decode(data, type=_Kept)
+    kept = _kept.decode(data)
     film = _image(kept.film)
     study = None
     if kept.codes is not None:
