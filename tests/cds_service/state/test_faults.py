@@ -31,8 +31,6 @@ from cds_service.state.errors import StateError, StateUnavailable
 from cds_service.state.outbox import HEADER, Outbox
 from cds_service.state.store import Store
 
-pytestmark = pytest.mark.in_time
-
 HERE = Path(__file__).parent
 DAY = timedelta(days=1)
 
@@ -57,10 +55,11 @@ def locked(url: str) -> Iterator[None]:
         conn.close()
 
 
+@pytest.mark.in_time
 def test_while_the_database_is_locked_answers_go_to_the_outbox_and_nothing_else_is_acknowledged(
     url: str, store: Store
 ) -> None:
-    store.record_answer(answer(card("c1")))
+    store.record_answer(answer(card("c1")), timeout=30.0)
     late = [answer(card(f"late-{n}")) for n in range(5)]
     with locked(url):
         started = time.monotonic()
@@ -113,6 +112,7 @@ def test_what_a_killed_process_left_in_its_outbox_comes_in_with_the_next_start(u
         assert audited(store) == {r.id for r in records}
 
 
+@pytest.mark.in_time
 def test_a_full_outbox_and_no_database_mean_no_answer(url: str, folder: Path) -> None:
     with Store.open(url, folder, outbox_bytes=4096) as store, locked(url):
         records = [answer(card()) for _ in range(20)]
@@ -308,11 +308,12 @@ def test_while_postgresql_is_down_answers_wait_and_come_in_when_it_is_back(own_p
         assert store.verify_audit().ok
 
 
+@pytest.mark.in_time
 def test_a_postgresql_that_hangs_costs_a_call_its_limit_and_no_more(own_postgres: Cluster, folder: Path) -> None:
     url = own_postgres.new_database()
     schema.upgrade(read_url(url))
     with Store.open(url, folder, outbox_bytes=1 << 20) as store:
-        store.record_answer(answer(card("c1", fingerprint="f"), user_key="u"))
+        store.record_answer(answer(card("c1", fingerprint="f"), user_key="u"), timeout=30.0)
         children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(own_postgres.pid)], capture_output=True, text=True)
         pids = [own_postgres.pid, *(int(pid) for pid in children.stdout.split())]
         for pid in pids:
