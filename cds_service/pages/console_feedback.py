@@ -13,6 +13,7 @@ from flask import Blueprint, Response, request
 from cds_service.economy import FEWEST_ORDERS
 from cds_service.pages.console_models import model_names
 from cds_service.pages.console_page import Console, admin
+from cds_service.pages.words import CAUSES
 from cds_service.state.records import PER_ORDER, PER_USER_AND_WEEK, ReportRow
 
 PERIODS = (7, 28, 91, 365)
@@ -66,6 +67,7 @@ def add_feedback(blueprint: Blueprint, console: Console) -> None:
             per_order=PER_ORDER,
             per_week=PER_USER_AND_WEEK,
             acceptance=ACCEPTANCE,
+            causes=CAUSES,
         )
 
     @blueprint.get("/feedback/report.csv")

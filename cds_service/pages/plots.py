@@ -269,8 +269,9 @@ def strip(series: Series) -> Strip:
 
 # --- Probability ---------------------------------------------------------------------------------------------------
 
-SCALE_WIDTH = 360
-SCALE_LEFT, SCALE_RIGHT = 8, 352
+SCALE_WIDTH = 260
+"""Of the narrowest column it stands in, so that its words are never printed smaller than the page's."""
+SCALE_LEFT, SCALE_RIGHT = 8, 252
 ROW_HEIGHT = 26
 
 

@@ -80,6 +80,14 @@ REASONS = {
     "needs an encounter": "no encounter is named in a check",
 }
 """Why evidence could not be had: `cds_service.evidence.Reason`, and what only a check says."""
+CAUSES = {
+    "shown": "shown before",
+    "accepted": "accepted before",
+    "overridden": "overridden before",
+    "answered": "answered before",
+    "later": "put off",
+}
+"""Why a card was held back: `cds_service.economy.Cause`, where its own word does not say it."""
 FIGURES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "Calibration error (ECE)"}
 EXPECTED = frozenset({"superseded", "unknown-code", "not-read", "bad-status"})
 """Gaps every chart has many of: shown as a count, not one by one."""

@@ -155,7 +155,7 @@ async function sign() {
 function logCall(call) {
   const path = call.url.replace(location.origin, "");
   const body = (title, value) => value === undefined || value === null ? null
-    : el("details", {}, el("summary", {}, title), el("pre", {}, JSON.stringify(value, null, 2)));
+    : el("details", {}, el("summary", {}, title), el("pre", { tabindex: "0" }, JSON.stringify(value, null, 2)));
   $("wire-log").prepend(el("li", {},
     el("p", {}, el("code", {}, `${call.method} ${path}`), el("span", { class: call.ok ? "ok" : "bad" }, `${call.status || "failed"} · ${call.ms} ms`)),
     body("request", call.request), body("answer", call.body)));

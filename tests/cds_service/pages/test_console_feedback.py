@@ -90,7 +90,7 @@ def test_the_burden_is_held_against_half_a_percent_of_orders_and_eight_a_week(ho
     # 9 interruptions at 991 + 9 = 1000 signings; 9 of one user are one more than 8.
     assert "Orders signed 1000" in page
     assert "0.90 % of orders over the budget of 0.5 %" in page
-    assert "9 1 over the budget of 8" in page
+    assert "9 1 user over the budget of 8" in page
 
 
 def test_a_card_of_another_time_or_service_is_not_in_the_report(house: ConsoleHouse) -> None:

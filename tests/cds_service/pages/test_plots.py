@@ -179,8 +179,8 @@ def test_a_probability_stands_at_its_place_between_0_and_1_with_its_interval() -
         ("Without chest film", 0.0),
         ("On the film before alone", 0.1),
     ]
-    assert (drawn.rows[0].x, drawn.rows[0].bar, drawn.rows[1].x) == (180.0, (94.0, 266.0), 8.0)
-    assert drawn.thresholds[0].at == 352.0
+    assert (drawn.rows[0].x, drawn.rows[0].bar, drawn.rows[1].x) == (130.0, (69.0, 191.0), 8.0)
+    assert drawn.thresholds[0].at == 252.0
 
 
 def test_an_abstention_has_no_scale() -> None:
