@@ -61,6 +61,7 @@ def edited(folder: Path, old: str, new: str) -> Path:
         ("evidence: {}", "evidence: {", "not valid YAML"),
     ],
 )
+@pytest.mark.in_time
 def test_a_fault_names_the_file_and_what_would_be_right(tmp_path: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(ManifestError, match=said) as fault:
         load_service(edited(tmp_path, old, new))

@@ -56,6 +56,7 @@ def test_evidence_keys_are_the_common_ones_or_the_services_own(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.in_time
 def test_no_budget_exceeds_the_hard_stop_of_a_second_and_a_half(name: str) -> None:
     manifest = service(name)
     assert all(manifest.budget_s(hook) <= 1.5 for hook in manifest.hooks)
