@@ -17,6 +17,7 @@ from cds_service.audience import staff, told
 from cds_service.cards import Card
 from cds_service.deadline import Deadline
 from cds_service.decoding import Decoders
+from cds_service.dispatch import dispatched, for_information
 from cds_service.errors import MissingEvidence
 from cds_service.evidence import Evidence, Shortfall, gather, plan_evidence
 from cds_service.fetching import Fetcher, KeptFilms
@@ -146,7 +147,7 @@ def consult(
             films.files,
             as_of=request.received_at,
             patient_id=request.context.patient_id,
-            drafts=request.drafts(),
+            drafts=(*request.drafts(), *dispatched(request, evidence.resources)),
             kept=evidence.kept,
             local=site.codes,
         )
@@ -168,7 +169,10 @@ def consult(
         stages.missing = missing
         codes = unmapped(evidence.resources, record.gaps)
         who = staff(evidence.resources, request.context.user_id, request.received_at, site)
-        heard, unheard = told([as_sent(card) for card in cards], who, service.id, request.hook, site)
+        cards = [as_sent(card) for card in cards]
+        if request.hook == "order-dispatch":
+            cards = [for_information(card) for card in cards]
+        heard, unheard = told(cards, who, service.id, request.hook, site)
         line = Line(service, request, stages, missing, thought.assessment, case, codes, tuple(unheard), who.roles)
         return _settled(line, heard, settle)
 
