@@ -242,7 +242,7 @@ class Archives:
             search.add_done_callback(partial(asked, root))
 
     def _search(self, root: Base, study: Study, deadline: Deadline) -> tuple[Instance, ...]:
-        path = f"{dicomweb.study_path(study.uid)}/instances?includefield=00080060"
+        path = f"{dicomweb.study_path(study.uid)}/instances?{dicomweb.INSTANCE_FIELDS}"
         got = self.reads.get("dicomweb", root, Ask(path, dicomweb.DICOM_JSON, MAX_JSON_BYTES), deadline)
         return dicomweb.read_instances(got.body, study)
 

@@ -11,9 +11,11 @@ from urllib.parse import quote
 from cds_service.evidence import Frame
 from cds_service.multipart import BadAnswer, first_part, media_type
 from cds_service.strict_json import BadJson, parse
+from fhir_mappers.dicom import Header
+from fhir_mappers.imaging import view_of
 from fhir_mappers.pixels import BadPixels, jpeg_size
 from fhir_mappers.record import Instance, Study
-from fhir_mappers.studies import FILM_MODALITIES
+from fhir_mappers.studies import FILM_MODALITIES, from_the_side
 
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
@@ -23,6 +25,8 @@ BULK = 'multipart/related; type="application/octet-stream"'
 OTHERWISE = (AS_STORED, UNCOMPRESSED)
 """What there is another way to ask for."""
 DICOM_JSON = "application/dicom+json"
+INSTANCE_FIELDS = "includefield=00080060&includefield=00185101&includefield=0008103E"
+"""Modality, ViewPosition and SeriesDescription."""
 CONVERT_ON = frozenset({400, 406, 415, 500, 501})
 """Answers to `AS_STORED` after which the converted frame is worth asking for: Orthanc says 500 for objects stored
 deflated or big endian, and an archive without `*` says 400 or 406."""
@@ -147,6 +151,7 @@ def read_instances(body: bytes, study: Study) -> tuple[Instance, ...]:
                     sop_class=str(_value(found, "00080016") or ""),
                     modality=str(_value(found, "00080060") or only),
                     number=int(number) if isinstance(number, int | float) else 0,
+                    lateral=view_of(Header(found)) == "LATERAL" or from_the_side(_plain(_value(found, "0008103E"))),
                 )
             )
     return tuple(images)

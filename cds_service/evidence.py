@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from cds_service.deadline import Deadline
 from cds_service.fetching import Fetcher, KeptFilms
-from cds_service.films.seek import Wanted, may_hold_films, with_endpoint_references, with_uid, without_uid
+from cds_service.films import seek
+from cds_service.films.views import Views
 from cds_service.hooks import HookRequest
 from cds_service.manifest import EvidenceItem, Service
 from cds_service.prefetch import (
@@ -76,6 +77,7 @@ class DicomFile:
     transfer_syntax  UID they are in
     reference        `ImagingStudy/id` the instance was named by
     rendered         the frame is the archive's own picture of the film, and `metadata` describes that
+    laterals         views from the side in the same study
     """
 
     study_uid: str
@@ -87,6 +89,7 @@ class DicomFile:
     reference: str
     number: int = 1
     rendered: bool = False
+    laterals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ class _Gathering:
         self.pending: dict[Future[Any], tuple[str, Callable[[Any], None]]] = {}
         self.resources: dict[str, tuple[Mapping[str, Any], ...]] = {}
         self.films: list[tuple[Study, Instance]] = []
+        self.views = Views()
         self.metadata: dict[str, Mapping[str, Any]] = {}
         self.frames: dict[str, Frame] = {}
         self.numbers: dict[str, int] = {}
@@ -227,22 +231,21 @@ class _Gathering:
         """Ask the archive for the UIDs that studies do not name, once the patient they must be of is known."""
         of = ("Patient", self.plan.patient_id)
         person = next((r for rs in self.resources.values() for r in rs if (r["resourceType"], r.get("id")) == of), None)
-        unnamed = without_uid(self.resources[key], person, self.plan.as_of)
+        unnamed = seek.without_uid(self.resources[key], person, self.plan.as_of)
         if unnamed and person is None and self.answered != self.plan.keys.keys():
             return
         self.sought.add(key)
         waiting = {number for number, (_, ways) in enumerate(unnamed) if ways}
 
-        def ask(number: int, ways: Sequence[Wanted]) -> None:
-            then = partial(found, number, ways[1:])
-            self._start("films", self.fhir.find(ways[0], self.deadline), then)
+        def ask(number: int, ways: Sequence[seek.Wanted]) -> None:
+            self._start("films", self.fhir.find(ways[0], self.deadline), partial(found, number, ways[1:]))
 
-        def found(number: int, more: Sequence[Wanted], studies: tuple[tuple[str, str], ...] | Failed) -> None:
+        def found(number: int, more: Sequence[seek.Wanted], studies: tuple[tuple[str, str], ...] | Failed) -> None:
             study, _ = unnamed[number]
             named = None
             if isinstance(studies, Failed):
                 self._short("films", studies.reason)
-            elif (named := with_uid(study, studies, identifiers(person or {}))) is None and more:
+            elif (named := seek.with_uid(study, studies, identifiers(person or {}))) is None and more:
                 ask(number, more)
                 return
             if named is not None:
@@ -259,11 +262,11 @@ class _Gathering:
     def _seek_films(self, key: str) -> None:
         """Find the films worth reading; a study that lists no images is asked about at the archive first."""
         resources = self.resources[key]
-        studies = with_endpoint_references(
+        studies = seek.with_endpoint_references(
             read_studies(resources, as_of=self.plan.as_of, patient_id=self.plan.patient_id), resources
         )
         listed = {s.uid: s for s in self._recall(studies)}
-        bare = [s for s in listed.values() if not s.instances and may_hold_films(s)][: self.plan.films[key]]
+        bare = [s for s in listed.values() if not s.instances and seek.may_hold_films(s)][: self.plan.films[key]]
         waiting = {s.uid for s in bare}
 
         def found(study: Study, images: tuple[Instance, ...] | Failed) -> None:
@@ -284,13 +287,9 @@ class _Gathering:
         """Look for films that are kept; a study that lists no images has at least those."""
         if self.kept is None:
             return list(studies)
-        found = self.kept.films([s for s in studies if may_hold_films(s)], self.deadline)
+        found = self.kept.films([s for s in studies if seek.may_hold_films(s)], self.deadline)
         self.known |= {image.sop_uid: image for image in found}
-        of: dict[str, tuple[Instance, ...]] = {}
-        for image in found:
-            one = Instance(image.study_uid, "", image.sop_uid, "", image.modality)
-            of[image.study_uid] = (*of.get(image.study_uid, ()), one)
-        return [replace(s, instances=of[s.uid]) if not s.instances and s.uid in of else s for s in studies]
+        return [seek.with_kept(study, found) for study in studies]
 
     def _read_films(self, key: str, studies: Sequence[Study]) -> None:
         of = {study.uid: study for study in studies}
@@ -302,17 +301,24 @@ class _Gathering:
         for image in wanted:
             if image.sop_uid in self.known:
                 continue
-            study = of[image.study_uid]
-            self.films.append((study, image))
-            self._start(
-                "films", self.fhir.metadata(study, image, self.deadline), partial(self._described, study, image)
-            )
-            self._start("films", self.fhir.frame(study, image, self.deadline), partial(self._part, self.frames, image))
+            self._read_film(of[image.study_uid], image)
+
+    def _read_film(self, study: Study, image: Instance) -> None:
+        self.films.append((study, image))
+        self._start("films", self.fhir.metadata(study, image, self.deadline), partial(self._described, study, image))
+        self._start("films", self.fhir.frame(study, image, self.deadline), partial(self._part, self.frames, image))
 
     def _described(self, study: Study, image: Instance, metadata: Mapping[str, Any] | Failed) -> None:
         """Of an image with several frames the first was asked for before its header was known."""
         self._part(self.metadata, image, metadata)
-        number = None if isinstance(metadata, Failed) else representative_frame(Header(metadata))
+        if isinstance(metadata, Failed):
+            return
+        other = self.views.instead(study, image, metadata, self.plan.as_of)
+        if other is not None:
+            self.films.remove((study, image))
+            self._read_film(study, other)
+            return
+        number = representative_frame(Header(metadata))
         if number is not None and number > 1:
             self.numbers[image.sop_uid] = number
             chosen = self.fhir.frame(study, image, self.deadline, number)
@@ -331,12 +337,12 @@ class _Gathering:
             frames = self.frames if number == 1 else self.chosen
             metadata, frame = self.metadata.get(image.sop_uid), frames.get(image.sop_uid)
             if metadata is not None and frame is not None:
-                uids = image.study_uid, image.series_uid, image.sop_uid
+                uids, beside = (image.study_uid, image.series_uid, image.sop_uid), self.views.beside(study, image)
                 film = DicomFile(
-                    *uids, metadata, frame.data, frame.transfer_syntax, study.source.reference, number, frame.rendered
+                    *uids, metadata, frame.data, frame.transfer_syntax, study.source.reference, number, laterals=beside
                 )
                 if frame.rendered:
-                    film = replace(film, metadata=as_rendered(metadata, frame.data), number=1)
+                    film = replace(film, metadata=as_rendered(metadata, frame.data), number=1, rendered=True)
                 dicom.append(film)
         resources = [r for key in self.plan.keys for r in self.resources.get(key, ())]
         order = {key: place for place, key in enumerate(self.plan.keys)}

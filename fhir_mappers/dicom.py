@@ -49,6 +49,11 @@ class DicomFrame(Protocol):
         """As the archive displays the film, not as it was taken."""
         ...
 
+    @property
+    def laterals(self) -> int:
+        """Views from the side in the same study."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FileFrame:
@@ -63,6 +68,7 @@ class FileFrame:
     reference: str
     number: int = 1
     rendered: bool = False
+    laterals: int = 0
 
 
 class BadDicom(ValueError):

@@ -31,6 +31,7 @@ __all__ = [
     "grid_to_decode",
     "read_dicom_file",
     "representative_frame",
+    "view_of",
 ]
 
 _NOT_RENDERED = frozenset(
@@ -88,7 +89,7 @@ def decode_film(frame: DicomFrame, started: datetime | None, patient_ids: Set[st
         return Gap("malformed", "film pixels", frame.reference)
     return Image(
         pixels=pixels,
-        view=_view(header),
+        view=view_of(header),
         at=at,
         sop_uid=frame.sop_uid,
         study_uid=frame.study_uid,
@@ -97,6 +98,7 @@ def decode_film(frame: DicomFrame, started: datetime | None, patient_ids: Set[st
         spacing_mm=_spacing(header),
         burned_in=header.text("00280301") == "YES",
         rendered=frame.rendered,
+        laterals=frame.laterals,
     )
 
 
@@ -269,7 +271,8 @@ def _lookup_table(item: Header, signed: bool) -> tuple[int, NDArray[np.float64],
     return first, np.clip(table, 0, (1 << bits) - 1), bits
 
 
-def _view(header: Header) -> str:
+def view_of(header: Header) -> str:
+    """PA, AP, LATERAL or unknown, by ViewPosition, ViewCodeSequence or the name of the exposure's programme."""
     view = _VIEWS.get(header.text("00185101").upper())
     if view:
         return view

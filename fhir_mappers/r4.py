@@ -194,6 +194,7 @@ class SeriesInstance(Part, frozen=True):
     uid: str = ""
     sop_class: Concept = Concept()
     number: int = 0
+    title: str | None = None
 
 
 class Series(Part, frozen=True):

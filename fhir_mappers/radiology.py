@@ -35,7 +35,7 @@ class ImagingOrder:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One image of a study that DICOMweb can be asked for."""
+    """One image of a study that DICOMweb can be asked for; `lateral` where its labels say so."""
 
     study_uid: str
     series_uid: str
@@ -43,6 +43,7 @@ class Instance:
     sop_class: str
     modality: str
     number: int = 0
+    lateral: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Image:
     encoded     what was made of the film when it arrived; `pixels` is then empty, (0, 0)
     burned_in   the header says that writing is part of the pixels (0028,0301)
     rendered    8 bits as the archive displays the film, not as it was taken: nothing is measured on it
+    laterals    how many views from the side its study has, which are not read
     picture     what may be shown of a film whose pixels are not at hand: a JPEG; empty where there is none
     """
 
@@ -94,6 +96,7 @@ class Image:
     encoded: EncodedFilm | None = field(default=None, repr=False)
     burned_in: bool = False
     rendered: bool = False
+    laterals: int = 0
     picture: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:

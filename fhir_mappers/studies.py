@@ -28,6 +28,7 @@ _CHEST_CODES = frozenset({"51185008", "261179002", "43799004", "CHEST", "THORAX"
 """SNOMED CT thorax, thoracic, chest X-ray region as archives map BodyPartExamined; and DICOM's own terms."""
 _CHEST_WORDS = re.compile(r"(?i)\b(chest|thorax|thoracic|cxr)\b")
 _LATERAL_WORDS = re.compile(r"(?i)\b(lat|lateral|ll|rl)\b")
+_FRONTAL_WORDS = re.compile(r"(?i)\b(pa|ap|frontal|2 views?|two views?)\b")
 _RADIOLOGY = frozenset({"RAD", "RX", "XRC", "CT", "NMR", "CUS", "RUS", "VUS", "OUS", "NMS", "LP29684-5"})
 """v2-0074 diagnostic service sections of radiology, and LOINC's part code for it."""
 
@@ -114,7 +115,8 @@ def _instances(study_uid: str, series: Sequence[r4.Series]) -> Iterator[Instance
             sop_uid = plain_uid(instance.uid)
             if series_uid and sop_uid:
                 sop_class = next((plain_uid(code) for _, code in instance.sop_class.codes), "")
-                yield Instance(study_uid, series_uid, sop_uid, sop_class, modality, instance.number)
+                lateral = from_the_side(instance.title or "") or from_the_side(one.description or "")
+                yield Instance(study_uid, series_uid, sop_uid, sop_class, modality, instance.number, lateral)
 
 
 def _endpoints(
@@ -184,12 +186,12 @@ def choose_films(studies: Iterable[Study], newest: int, as_of: datetime) -> tupl
     """Name the frontal chest films worth fetching, one per study, newest study first, at most `newest`.
 
     CR and DX only. Chest by coded body site, or by the words of body site or description: those come from the
-    DICOM header, and this selects an image, it drives no rule. A lateral is left out where the description says
-    so; what the pixels show is for the decoder and the model. Studies without a time come last.
+    DICOM header, and this selects an image, it drives no rule. A lateral is left out where the labels of study, series
+    or image say so; what the pixels show is for the decoder and the model. Studies without a time come last.
     """
     found: list[tuple[bool, float, str, Instance]] = []
     for study in studies:
-        films = [i for i in study.instances if _is_film(i, study)]
+        films = [i for i in study.instances if _is_film(i, study) and not i.lateral]
         if films and is_chest(study) and not fhir.in_future(study.started, as_of):
             best = min(films, key=lambda i: (i.sop_class not in PRESENTATION, i.number, i.series_uid, i.sop_uid))
             at = study.started
@@ -209,6 +211,9 @@ def is_chest(study: Study) -> bool:
     sites = study.body_sites
     coded = any(site in _CHEST_CODES for site in sites)
     words = any(_CHEST_WORDS.search(text) for text in (*sites, study.description))
-    lateral = _LATERAL_WORDS.search(study.description)
-    frontal = re.search(r"(?i)\b(pa|ap|frontal|2 views?|two views?)\b", study.description)
-    return (coded or words) and not (lateral and not frontal)
+    return (coded or words) and not from_the_side(study.description)
+
+
+def from_the_side(words: str) -> bool:
+    """Whether words that describe a study, a series or an image name a lateral view and no frontal one."""
+    return bool(_LATERAL_WORDS.search(words)) and not _FRONTAL_WORDS.search(words)

@@ -289,6 +289,7 @@ def _inputs(case: Case, films: Films, findings: list[Finding]) -> str:
     """`Inputs: film 2026-03-10 13:38 (PA).` Laboratory results beside it, said to be used only when they were."""
     about = [films.newest.view] if films.newest.view != "unknown" else []
     about += ["rendered by the archive"] if films.newest.rendered else []
+    about += ["lateral view not read"] if films.newest.laterals else []
     view = f" ({', '.join(about)})" if about else ""
     text = f"Inputs: film {moment(films.newest.at)}{view}"
     if films.prior is not None:

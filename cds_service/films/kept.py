@@ -31,6 +31,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, int]
     burned_in: bool
     rendered: bool = False
+    laterals: int = 0
     encoder: str
     refusal: str | None
     tensors: bytes
@@ -51,6 +52,7 @@ def pack(image: Image, film: EncodedFilm) -> bytes:
         shape=image.shape,
         burned_in=image.burned_in,
         rendered=image.rendered,
+        laterals=image.laterals,
         encoder=film.encoder,
         refusal=film.refusal,
         tensors=save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
@@ -81,5 +83,6 @@ def unpack(data: bytes) -> Image | None:
         encoded=EncodedFilm(kept.encoder, features, kept.refusal, parts),
         burned_in=kept.burned_in,
         rendered=kept.rendered,
+        laterals=kept.laterals,
         picture=kept.picture,
     )

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from fhir_mappers.read import read_studies
-from fhir_mappers.record import Study
+from fhir_mappers.record import Image, Instance, Study
 from fhir_mappers.studies import FILM_MODALITIES, is_chest
 
 UID = "urn:dicom:uid"
@@ -42,6 +42,17 @@ def with_endpoint_references(studies: Sequence[Study], resources: Sequence[Mappi
         replace(s, endpoints=tuple(dict.fromkeys((*s.endpoints, *references.get(s.source.reference, ())))))
         for s in studies
     )
+
+
+def with_kept(study: Study, found: Sequence[Image]) -> Study:
+    """The study with only its kept films, where there are any; else without what is known to be a lateral."""
+    own = {i.sop_uid: i for i in found if i.study_uid == study.uid}
+    if not study.instances:
+        listed = tuple(Instance(study.uid, "", i.sop_uid, "", i.modality) for i in own.values())
+        return replace(study, instances=listed) if listed else study
+    frontal = tuple(i for i in study.instances if i.sop_uid in own and own[i.sop_uid].view != "LATERAL")
+    unseen = tuple(i for i in study.instances if i.sop_uid not in own)
+    return replace(study, instances=frontal or unseen) if frontal or unseen else study
 
 
 @dataclass(frozen=True, slots=True)

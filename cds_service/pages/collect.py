@@ -245,6 +245,7 @@ def _films(
             used=uid in marks.used,
             spacing_mm=image.spacing_mm[0] * picture.of_height / picture.height if image.spacing_mm else None,
             rendered=image.rendered,
+            laterals=image.laterals,
             frame=layers.get(uid, Layers()).frame,
             shapes=layers.get(uid, Layers()).shapes,
         )

@@ -99,6 +99,7 @@ class Film(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     used: bool
     spacing_mm: float | None = None
     rendered: bool = False
+    laterals: int = 0
     frame: Frame | None = None
     shapes: tuple[Shape, ...] = ()
 

@@ -23,6 +23,12 @@ CHEST_FILM = "30745-4"
 ESTIMATE = "model-estimate"
 """The category that tells our reports from radiology's: no reader of ours takes one for a radiologist's."""
 Resource = dict[str, Any]
+SEVERITY = {"coding": [{"system": SYSTEMS["SCT"], "code": "246112005", "display": "Severity"}], "text": "Severity"}
+NOT_PERFORMED = {
+    "system": "http://terminology.hl7.org/CodeSystem/data-absent-reason",
+    "code": "not-performed",
+    "display": "Not Performed",
+}
 
 
 def as_one(report: FilmReport, encounter: str | None = None) -> Resource:
@@ -155,6 +161,7 @@ def _observation(report: FilmReport, statement: Statement, device: str) -> Resou
         components.append(
             {"code": _own("course", name), "valueCodeableConcept": _own(statement.change, statement.change)}
         )
+    components.append({"code": SEVERITY, "dataAbsentReason": {"coding": [NOT_PERFORMED], "text": "not graded"}})
     made["component"] = components
     return made
 

@@ -67,15 +67,23 @@ def _day(at: datetime) -> str:
 
 
 def _view(film: Image) -> str:
-    return f"{film.view} view" if film.view != "unknown" else "view not stated"
+    view = f"{film.view} view" if film.view != "unknown" else "view not stated"
+    return f"{view}, rendered by the archive and not as it was taken" if film.rendered else view
 
 
 def _technique(report: FilmReport) -> str:
     film = report.film
     return (
         f"Chest film of {_moment(film.at)}, {_view(film)}. Read by the model {report.model} "
-        f"({TRAINED_ON[report.tier]}), not by a person."
+        f"({TRAINED_ON[report.tier]}), not by a person.{_laterals(film)}"
     )
+
+
+def _laterals(film: Image) -> str:
+    if not film.laterals:
+        return ""
+    views = "A lateral view" if film.laterals == 1 else f"{film.laterals} lateral views"
+    return f" {views} of the same study {'was' if film.laterals == 1 else 'were'} not read."
 
 
 def _comparison(report: FilmReport) -> str:
@@ -154,6 +162,6 @@ def _limits(report: FilmReport) -> str:
         said += [f"Not assessed: {in_a_sentence(s.term.title)} ({(s.why or '').rstrip('.')})." for s in missing]
         if report.prior is not None and any(s.there and s.change is None for s in report.statements):
             said.append("Where no course is named, the two films could not be told apart or were not compared.")
-        said.append("Severity is not graded; tubes, lines, bones and soft tissue are not looked at.")
+        said.append("Severity: not graded. Tubes and lines, their tips, bones and soft tissue: not assessed.")
     said.append("These are estimates of a model; a radiologist's report decides.")
     return " ".join([*said, RESEARCH])

@@ -113,6 +113,7 @@ class Frame:
     transfer_syntax: str
     reference: str
     rendered: bool = False
+    laterals: int = 0
 
 
 SPEC = InputSpec(

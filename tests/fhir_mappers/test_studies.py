@@ -128,6 +128,20 @@ def test_only_films_of_the_chest_from_the_front_are_fetched(more: dict[str, Any]
     assert bool(choose_films([study(**more)], 2, AS_OF)) is chosen
 
 
+def test_of_a_study_with_a_lateral_the_frontal_film_is_fetched_whichever_comes_first() -> None:
+    side = {"uid": "1.2.3.1.1", "sopClass": {"code": DX}, "number": 1, "title": "Chest LAT"}
+    front = {"uid": "1.2.3.1.2", "sopClass": {"code": DX}, "number": 2, "title": "Chest PA"}
+    (film,) = choose_films([study(series=series("DX", instance=[side, front]))], 2, AS_OF)
+    assert film.sop_uid == "1.2.3.1.2"
+    apart = [
+        {**series("DX", instance=[{**side, "title": None}], description="Thorax lateral")[0]},
+        {**series("DX", instance=[{**front, "title": None}])[0]},
+    ]
+    (film,) = choose_films([study(series=apart)], 2, AS_OF)
+    assert film.sop_uid == "1.2.3.1.2"
+    assert choose_films([study(series=apart[:1])], 2, AS_OF) == ()
+
+
 def test_a_film_for_presentation_is_fetched_before_one_for_processing() -> None:
     raw, shown = f"{DX}.1", DX
     instances = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import msgspec
 import pytest
@@ -167,6 +168,22 @@ def test_a_lateral_film_is_not_judged() -> None:
     lateral, pixels = film(4, "2026-03-10T13:38:00Z", "LATERAL")
     given = Chart((patient("male", "2002-02-14"), lateral), hook="patient-view", films=(pixels,), model=AIR)
     assert given.cards(NAME) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rendered": True}, "Inputs: film 2026-03-10 13:38 (PA, rendered by the archive)"),
+        ({"laterals": 1}, "Inputs: film 2026-03-10 13:38 (PA, lateral view not read)"),
+        ({}, "Inputs: film 2026-03-10 13:38 (PA)"),
+    ],
+    ids=["rendered", "lateral beside it", "neither"],
+)
+def test_a_card_says_of_its_film_that_it_was_rendered_and_that_a_lateral_beside_it_was_not_read(
+    change: dict[str, Any], words: str
+) -> None:
+    pixels = dataclasses.replace(NEW_PIXELS, **change)
+    assert words in text(card_of(chart(model=FLUID, films=(pixels, film(2, "2026-03-07T09:00:00Z", "AP")[1]))))
 
 
 def test_an_unknown_age_is_said_and_does_not_silence() -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from evidence_house import advised, snapshot_of
+from evidence_house import advised, snapshot_of, words_of
 from read_films import SIZE, box, final_report, read_case, reading
 from vignettes import Answers, Chart, encounter, film, observation, patient
 
@@ -16,6 +16,7 @@ from cds_service.cards import Card, Source
 from cds_service.consult import Case
 from cds_service.films.kept import pack, unpack
 from cds_service.pages.collect import collect
+from cds_service.pages.evidence import render
 from cds_service.pages.films import chosen, encode, picture_of
 from cds_service.pages.overlays import outline, shades
 from cds_service.pages.snapshot import Snapshot, decode
@@ -223,6 +224,18 @@ def test_one_switch_lays_a_finding_over_both_films_and_says_where_it_was_on_each
 def test_nothing_is_outlined_on_a_film_before_that_the_archive_rendered() -> None:
     _, before = both(0.7, rendered=True).films
     assert (before.rendered, before.frame, [s.name for s in before.shapes]) == (True, None, ["map.effusion"])
+
+
+def test_the_page_says_which_film_was_rendered_and_that_a_lateral_was_not_read_and_no_severity_graded() -> None:
+    plain, told = page(read_case()), both(0.06, rendered=True, laterals=1)
+    before = words_of(render(told, "link")).partition("Film before")[2].partition("for orientation")[0]
+    assert "Rendered by the archive, not as it was taken: nothing is measured on it." in before
+    assert "A lateral view of the same study: there, and read by no network here." in before
+    newest = words_of(render(plain, "link"))
+    assert "Rendered by the archive" not in newest
+    assert "lateral view" not in newest
+    assert "Severity: not graded for any finding." in newest
+    assert "Tubes and lines, their tips, bones and soft tissue: not assessed." in newest
 
 
 def test_a_score_map_is_said_to_show_what_the_score_rests_on_and_not_where_disease_is() -> None:

@@ -71,6 +71,9 @@ def test_each_finding_is_an_observation_with_certainty_probability_interval_plac
     assert one["valueCodeableConcept"]["text"] == "Probable"
     assert one["bodySite"]["text"] == "right lower zone"
     parts = {part["code"]["coding"][0]["code"]: part for part in one["component"]}
+    # SNOMED CT 246112005 |Severity|; HL7 data-absent-reason.
+    absent = parts["246112005"]["dataAbsentReason"]
+    assert (absent["coding"][0]["code"], absent["text"]) == ("not-performed", "not graded")
     assert parts["probability"]["valueQuantity"]["value"] == 0.88
     assert parts["probability-interval"]["valueRange"]["low"]["value"] == 0.81
     assert parts["prior-probability"]["valueQuantity"]["value"] == 0.06

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Any
 
 import pytest
 from film_readings import NEW, OLD, assessment, estimate, film, reading, record, report
@@ -141,6 +143,30 @@ def test_a_lateral_film_and_one_the_gate_refused_are_said_to_be_unread() -> None
     text = write_report(made(refused))
     assert text.findings == "None stated: it does not look like a chest film."
     assert text.comparison == "No earlier frontal film was available."
+
+
+def test_what_no_network_looks_at_is_named_tubes_and_lines_among_it_and_severity_is_not_graded() -> None:
+    made = report_film(record(NEW), assessment(estimate("effusion", 0.85)), NEW, None)
+    limits = write_report(made).limits
+    assert "Severity: not graded." in limits
+    assert "Tubes and lines, their tips, bones and soft tissue: not assessed." in limits
+    assert [s.severity for s in made.statements] == [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rendered": True}, "PA view, rendered by the archive and not as it was taken."),
+        ({"laterals": 1}, "not by a person. A lateral view of the same study was not read."),
+        ({"laterals": 2}, "not by a person. 2 lateral views of the same study were not read."),
+    ],
+)
+def test_the_technique_says_how_the_film_came_and_what_was_beside_it(change: dict[str, Any], words: str) -> None:
+    newest = dataclasses.replace(NEW, **change)
+    made = report_film(record(newest), assessment(estimate("effusion", 0.85)), newest, None)
+    assert words in write_report(made).technique
+    plain = report_film(record(NEW), assessment(estimate("effusion", 0.85)), NEW, None)
+    assert not {"rendered", "lateral"} & set(write_report(plain).technique.split())
 
 
 def test_no_finding_is_no_normal_film() -> None:
