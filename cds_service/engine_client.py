@@ -1,4 +1,4 @@
-"""The engine's process as a web worker sees it: the models it answers for, each asked like an engine of one's own.
+"""An engine elsewhere as the service sees it: the models it answers for, each asked like an engine of one's own.
 
 A call that finds no engine hears so at once (EngineGone, a kind of EngineBusy) and goes on with rules alone.
 """
@@ -55,32 +55,32 @@ class EngineFailed(RuntimeError):
 class RemoteEngine:
     """One version of one model in the engine's process. Safe to use from many threads."""
 
-    def __init__(self, model: Model, link: EngineLink) -> None:
-        self._model, self._link = model, link
+    def __init__(self, model: Model, link: Link) -> None:
+        self.model, self._link = model, link
 
     @property
     def name(self) -> str:
-        return self._model.name
+        return self.model.name
 
     @property
     def digest(self) -> str:
-        return self._model.digest
+        return self.model.digest
 
     @property
     def device(self) -> str:
-        return self._model.device
+        return self.model.device
 
     @property
     def encoder(self) -> str:
-        return self._model.encoder
+        return self.model.encoder
 
     @property
     def depths(self) -> frozenset[Depth]:
-        return self._model.depths
+        return self.model.depths
 
     @property
     def spec(self) -> InputSpec:
-        return self._model.spec
+        return self.model.spec
 
     @property
     def ready(self) -> bool:
@@ -111,19 +111,16 @@ class RemoteEngine:
         return answer.parts
 
 
-class EngineLink(Mapping[str, RemoteEngine]):
-    """The engines by their manifests' names. Whoever looks one up keeps its version for the whole of a call.
+class Link(Mapping[str, RemoteEngine]):
+    """The engines elsewhere by their manifests' names. Whoever looks one up keeps its version for the whole of a call.
 
-    connected  whether the engine's process spoke lately
-    spoke_at   when it last did, by the monotonic clock
+    connected  whether anybody there spoke lately
+    spoke_at   when somebody last did, by the monotonic clock
     busy_s     the age of the oldest batch that was under way then, in seconds
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._models: dict[str, RemoteEngine] = {}
-        self._lock = threading.Lock()
-        self._idle: list[socket.socket] = []
         self._closing = threading.Event()
         self._told = threading.Event()
         self.connected = False
@@ -142,15 +139,52 @@ class EngineLink(Mapping[str, RemoteEngine]):
         return len(self._models)
 
     def wait(self, seconds: float) -> bool:
-        """Whether the engine has said by then which models it has."""
+        """Whether somebody has said by then which models there are."""
         return self._told.wait(seconds)
 
     def close(self) -> None:
         self._closing.set()
+
+    def ask(self, message: Asked, timeout: float) -> Said:
+        """Put one message. Raises EngineTimeout, EngineGone, and what the engine refused."""
+        raise NotImplementedError
+
+    def _follow(self) -> None:
+        raise NotImplementedError
+
+    def _learn(self, here: Here) -> None:
+        self.spoke_at, self.busy_s = time.monotonic(), here.busy_s
+        known = self._models
+        self._models = {
+            m.key: known[m.key] if m.key in known and known[m.key].model == m else RemoteEngine(m, self)
+            for m in here.models
+        }
+        if not self.connected:
+            log.info("engine here", extra={"fields": {"models": sorted(m.name for m in here.models)}})
+            self.connected = True
+        self._told.set()
+
+    def _lost(self) -> None:
+        if self.connected:
+            log.warning("engine gone")
+        self.connected = False
+
+
+class EngineLink(Link):
+    """To the engine's process on this machine, over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._idle: list[socket.socket] = []
+        super().__init__()
+
+    def close(self) -> None:
+        super().close()
         self._drop_idle()
 
     def ask(self, message: Asked, timeout: float) -> Said:
-        """Put one message on a connection of its own. Raises EngineTimeout, EngineGone, and what the engine refused."""
+        """As `Link.ask`, on a connection of its own."""
         until = time.monotonic() + timeout
         if timeout <= 0.0:
             raise EngineTimeout("no time was left for the model")
@@ -171,7 +205,7 @@ class EngineLink(Mapping[str, RemoteEngine]):
             raise EngineGone("the engine's process ended") from None
         self._give_back(sock)
         if isinstance(answer, Refused):
-            raise _error(answer)
+            raise error_of(answer)
         return answer
 
     def _take(self) -> socket.socket:
@@ -206,24 +240,11 @@ class EngineLink(Mapping[str, RemoteEngine]):
                         if isinstance(here, Here):
                             self._learn(here)
             except (OSError, BadFrame):
-                if self.connected:
-                    log.warning("engine gone")
+                pass
             with self._lock:
-                self.connected = False
+                self._lost()
             self._drop_idle()
             self._closing.wait(AGAIN_S)
-
-    def _learn(self, here: Here) -> None:
-        self.spoke_at, self.busy_s = time.monotonic(), here.busy_s
-        known = self._models
-        self._models = {
-            m.key: known[m.key] if m.key in known and known[m.key]._model == m else RemoteEngine(m, self)
-            for m in here.models
-        }
-        if not self.connected:
-            log.info("engine here", extra={"fields": {"models": sorted(m.name for m in here.models)}})
-            self.connected = True
-        self._told.set()
 
     def _drop_idle(self) -> None:
         with self._lock:
@@ -232,7 +253,7 @@ class EngineLink(Mapping[str, RemoteEngine]):
             sock.close()
 
 
-def _error(refused: Refused) -> Exception:
+def error_of(refused: Refused) -> Exception:
     if refused.kind == "busy":
         return EngineBusy("the engine is busy")
     if refused.kind == "timeout":

@@ -43,6 +43,7 @@ from cds_service.manifest import load_services
 from cds_service.settings import Settings
 from models.contract import EngineBusy, EngineTimeout
 from models.rollout import ServedModels
+from models.serving import Engine
 
 log = logging.getLogger("cds_service.engine")
 
@@ -84,7 +85,7 @@ class EngineServer:
                     if isinstance(message, Follow):
                         self._tell(connection)
                         return
-                    send(connection, self._answer(message))
+                    send(connection, answer(self._models.with_digest(message.digest), message))
             except (OSError, BadFrame):
                 return  # the worker has gone, or gave up waiting
 
@@ -102,26 +103,29 @@ class EngineServer:
         for key, engine in now.items():
             known = self._described.get(key)
             if known is None or known.digest != engine.digest:
-                self._described[key] = Model(
-                    key, engine.name, engine.digest, engine.device, engine.encoder, engine.depths, engine.spec
-                )
+                self._described[key] = describe(key, engine)
         busy_s = max((engine.busy_s for engine in now.values()), default=0.0)
         return Here(tuple(self._described[key] for key in now), busy_s)
 
-    def _answer(self, message: Assess | Encode | Explain) -> Said:
-        engine = self._models.with_digest(message.digest)
-        if engine is None:
-            return Refused("busy", "no such weights")  # taken over from longer ago than any call may take
-        try:
-            if isinstance(message, Encode):
-                return Encoded(engine.encode(message.pixels, timeout=message.timeout_s))
-            if isinstance(message, Explain):
-                return Explained(engine.explain(message.pixels, message.finding, timeout=message.timeout_s))
-            return Assessed(
-                engine.assess(message.inputs, timeout=message.timeout_s, targets=message.targets, depth=message.depth)
-            )
-        except Exception as error:  # noqa: BLE001 - whatever the model raises is its caller's to hear
-            return _refused(error)
+
+def describe(key: str, engine: Engine) -> Model:
+    return Model(key, engine.name, engine.digest, engine.device, engine.encoder, engine.depths, engine.spec)
+
+
+def answer(engine: Engine | None, message: Assess | Encode | Explain) -> Said:
+    """What the engine with the message's digest says to it; None where there is no such engine any more."""
+    if engine is None:
+        return Refused("busy", "no such weights")
+    try:
+        if isinstance(message, Encode):
+            return Encoded(engine.encode(message.pixels, timeout=message.timeout_s))
+        if isinstance(message, Explain):
+            return Explained(engine.explain(message.pixels, message.finding, timeout=message.timeout_s))
+        return Assessed(
+            engine.assess(message.inputs, timeout=message.timeout_s, targets=message.targets, depth=message.depth)
+        )
+    except Exception as error:  # noqa: BLE001 - whatever the model raises is its caller's to hear
+        return _refused(error)
 
 
 def _refused(error: Exception) -> Refused:

@@ -25,7 +25,12 @@ Refusal = Literal["busy", "timeout", "input", "out-of-memory", "failed"]
 
 
 class Follow(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """From now on say `Here` every second, and when another model answers."""
+    """Say `Here`; on a connection that stays, from now on every second and when another model answers.
+
+    `wanted` is the digest to answer with by the manifest's name, for replicas that cannot ask the database.
+    """
+
+    wanted: tuple[tuple[str, str], ...] = ()
 
 
 class Assess(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -119,9 +124,14 @@ said: msgspec.msgpack.Decoder[Said] = msgspec.msgpack.Decoder(Said, dec_hook=_ar
 M = TypeVar("M")
 
 
+def encode(message: Asked | Said) -> bytes:
+    """One message without its length, as the body of an HTTP request has one already."""
+    return _encoder.encode(message)
+
+
 def send(sock: socket.socket, message: Asked | Said) -> None:
     """Raises OSError, TimeoutError among them."""
-    content = _encoder.encode(message)
+    content = encode(message)
     sock.sendall(LENGTH.pack(len(content)) + content)
 
 

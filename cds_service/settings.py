@@ -60,6 +60,12 @@ def _metrics(text: str) -> int | str:
         raise ValueError("write off, loopback, or a port from 1 to 65535") from None
 
 
+def _engine_url(text: str) -> str:
+    if text != "off" and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):
+        raise ValueError("write off, or an address such as http://ray:8000/engine")
+    return text
+
+
 def _traces(text: str) -> str:
     if text != "off" and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):
         raise ValueError("write off, or an address such as http://127.0.0.1:4318/v1/traces")
@@ -197,6 +203,9 @@ class Settings:
     threads: int = _setting(_whole(1, 256), "calls answered at the same time, by each worker", 32)
     workers: int = _setting(
         _whole(1, 64), "web processes on one port; from 2 on the models have a process of their own", 1
+    )
+    engine_url: str = _setting(
+        _engine_url, "where Ray Serve answers for the models, e.g. http://ray:8000/engine; `off` has them here", "off"
     )
     client_points_per_s: int = _setting(
         _whole(1, 1_000_000), "what one client may use: order-sign costs 5, order-select 3, most hooks 1", 1000

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 from cds_service.app import House, create_app
-from cds_service.engine_client import EngineLink
+from cds_service.engine_client import EngineLink, Link
+from cds_service.engine_http import HttpLink
 from cds_service.lifeline import end_with_parent, told
 from cds_service.logs import configure_logging
 from cds_service.manifest import load_services
@@ -38,6 +39,10 @@ def share_of(settings: Settings) -> Settings:
     )
 
 
+def open_link(settings: Settings, folder: Path) -> Link:
+    return EngineLink(folder / ENGINE) if settings.engine_url == "off" else HttpLink(settings.engine_url)
+
+
 def main(number: int, folder: Path, listening: int, lifeline: int) -> None:
     settings = Settings.from_env()
     configure_logging()
@@ -46,7 +51,7 @@ def main(number: int, folder: Path, listening: int, lifeline: int) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: server.stop())
         end_with_parent(lifeline, server.stop)
-        link = EngineLink(folder / ENGINE) if services.models() else None
+        link = open_link(settings, folder) if services.models() else None
         # The first answers should not be worse than the later ones; calls wait in the backlog meanwhile.
         while link is not None and not server.stopping and not link.wait(0.5):
             pass
@@ -54,6 +59,8 @@ def main(number: int, folder: Path, listening: int, lifeline: int) -> None:
             return
         app = create_app(share_of(settings), services=services, engines=link)
         house: House = app.extensions["ordersight"]
+        if isinstance(link, HttpLink):
+            link.active = house.state.active_models
         house.admission.buckets = SharedBuckets(folder / BUCKETS, float(settings.client_points_per_s))
         gc.collect()
         gc.freeze()

@@ -33,7 +33,7 @@ def serve(
     services = load_services(settings.manifests / "services", settings.profile)
     for warning in warnings(settings):
         Console(stderr=True).print(f"[bold yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
-    if settings.workers > 1:
+    if settings.workers > 1 or settings.engine_url != "off":
         serve_with_workers(settings, services)
     else:
         serve_alone(settings, services)
@@ -59,11 +59,13 @@ def serve_with_workers(settings: Settings, services: Services) -> None:
     from cds_service.binding import bind
     from cds_service.workers import supervise
 
-    require_models(services, settings)
+    here = settings.engine_url == "off"
+    if here:
+        require_models(services, settings)
     listening = bind(settings)
     settings = settings.on_port(listening.getsockname()[1])
     announce(settings, services, f"{', '.join(services.models()) or 'none'}, {settings.workers} web workers")
-    status = supervise(settings, listening, models=bool(services.models()))
+    status = supervise(settings, listening, models=here and bool(services.models()))
     if status:
         raise typer.Exit(status)
 
