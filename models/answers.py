@@ -32,7 +32,9 @@ from models.contract import (
 from models.encoders import Encoded, to_batch
 from models.encoders.image import ImageEncoder
 from models.film_reader import FilmReader, encoder_digest
+from models.inputs import finite, outside, without_pixels
 from models.places import explain
+from models.shapley import shapley, subsets
 
 FILMS_KEPT = 256
 """Film encodings kept: 9 x 128 numbers each, so about a megabyte in all."""
@@ -119,7 +121,7 @@ class Answerer:
         depth: Depth = "explained",
     ) -> list[Assessment]:
         """Assess several patients in one pass, all to the same depth."""
-        ready = [self._gated(_finite(inputs), targets, remember) for inputs, targets in patients]
+        ready = [self._gated(finite(inputs), targets, remember) for inputs, targets in patients]
         encoded = self._encode(ready)
         rows, keep, newest = self._variants(ready, depth)
         index = torch.tensor(rows, device=self._device)
@@ -132,11 +134,10 @@ class Answerer:
         found: list[Assessment] = []
         start = 0
         for number, patient in enumerate(ready):
-            present = self._present(patient.inputs)
-            masked = present if depth == "explained" else ()
-            mine = dict(zip(("", *masked), logits[start : start + 1 + len(masked)], strict=True))
+            shown_to = self._shown(patient, depth)
+            mine = dict(zip(shown_to, logits[start : start + len(shown_to)], strict=True))
             start += len(mine)
-            found.append(self._assessment(patient, present, mine, priors.get(number)))
+            found.append(self._assessment(patient, mine, priors.get(number)))
         return found
 
     # ------------------------------------------------------------------------------------------ films and the gate
@@ -200,25 +201,29 @@ class Answerer:
         encoder = self._model.image_encoder()
         if tensor is None and encoder is not None:
             tensor = torch.zeros((0, 1 + encoder.regions, encoder.width), device=self._device)
-        return self._model.encode(to_batch(collate([_without_pixels(i) for i in slim]), self._device), tensor)
+        return self._model.encode(to_batch(collate([without_pixels(i) for i in slim]), self._device), tensor)
 
     def _present(self, inputs: FusionInput) -> tuple[str, ...]:
         """The modalities seen and known to this model, in a fixed order."""
         return tuple(m for m in MODALITIES if m in self._model.encoders and bool(inputs.signals[m].seen.any()))
 
+    def _shown(self, patient: _Patient, depth: Depth) -> tuple[frozenset[str], ...]:
+        """What the model is shown of a patient: everything seen first and, where explained, each part of it."""
+        present = self._present(patient.inputs)
+        return subsets(present) if depth == "explained" else (frozenset(present),)
+
     def _variants(
         self, patients: Sequence[_Patient], depth: Depth
     ) -> tuple[list[int], dict[str, list[bool]], list[int]]:
-        """Per patient a row as is and, where explained, one without each modality present; which rows keep which."""
+        """Per patient a row for each subset it is shown by; which rows keep which modality; who has two films."""
         rows: list[int] = []
         keep: dict[str, list[bool]] = {m: [] for m in MODALITIES if m in self._model.encoders}
         two_films: list[int] = []
         for number, patient in enumerate(patients):
-            present = self._present(patient.inputs)
-            for masked in (None, *(present if depth == "explained" else ())):
+            for shown in self._shown(patient, depth):
                 rows.append(number)
                 for m, found in keep.items():
-                    found.append(m != masked)
+                    found.append(m in shown)
             if depth in ("explained", "ranked") and int(patient.inputs.signals["imaging"].seen.sum()) > 1:
                 two_films.append(number)
         return rows, keep, two_films
@@ -239,7 +244,7 @@ class Answerer:
                 for name, s in patient.inputs.signals.items()
             }
             signals["imaging"] = Signal(imaging.code, imaging.values, imaging.age_h, only)
-            inputs.append(_without_pixels(FusionInput(signals)))
+            inputs.append(without_pixels(FusionInput(signals)))
             films.append(patient.films[1].features)
         tensor = torch.from_numpy(np.stack(films)).to(self._device)
         encoded = self._model.encode(to_batch(collate(inputs), self._device), tensor)
@@ -251,27 +256,27 @@ class Answerer:
     def _assessment(
         self,
         patient: _Patient,
-        present: tuple[str, ...],
-        logits: Mapping[str, NDArray[np.float64]],
+        logits: Mapping[frozenset[str], NDArray[np.float64]],
         prior: NDArray[np.float64] | None,
     ) -> Assessment:
+        """`logits` by what was shown, everything that is present first."""
+        present = next(iter(logits))
+        film = frozenset({"imaging"})
         estimates: dict[str, Estimate] = {}
         before: dict[str, Estimate] = {}
         for column, target in enumerate(self.card.spec.targets):
             if target.name in patient.targets:
-                mine = {masked: float(z[column]) for masked, z in logits.items()}
-                estimates[target.name] = self._estimate(patient, target, frozenset(present), mine)
+                mine = {shown: float(z[column]) for shown, z in logits.items()}
+                estimates[target.name] = self._estimate(patient, target, present, mine)
                 if prior is not None and "imaging" in target.modalities:
-                    before[target.name] = self._estimate(
-                        patient, target, frozenset({"imaging"}), {"": float(prior[column])}
-                    )
+                    before[target.name] = self._estimate(patient, target, film, {film: float(prior[column])})
         unused = {} if patient.refusal is None or "imaging" in present else {"imaging": patient.refusal}
         return Assessment(
             model=self.card.model,
             digest=self.card.weights.sha256,
             tier=self.card.tier,
             estimates=estimates,
-            seen=frozenset(present),
+            seen=present,
             prior=before,
             unused=unused,
             notice=self.card.notice if "imaging" in present else "",
@@ -290,27 +295,31 @@ class Answerer:
         )
 
     def _estimate(
-        self, patient: _Patient, target: Target, seen: frozenset[str], logits: Mapping[str, float]
+        self, patient: _Patient, target: Target, seen: frozenset[str], logits: Mapping[frozenset[str], float]
     ) -> Estimate:
-        """`logits` by the modality that was masked; `` is none."""
+        """`logits` by what was shown."""
         rested = seen & set(target.modalities)
         card = self.card.targets[target.name]
-        reason = _outside(card, patient.inputs) or self._why_not(patient, target, rested, card)
+        reason = outside(card, patient.inputs) or self._why_not(patient, target, rested, card)
         found = None if reason else self.card.calibration.find(target.name, rested)
         if reason is None and found is None:
             reason = "The model was not calibrated on this combination of evidence."
-        logit = logits[""]
+        logit = logits[seen]
         if reason is None and not math.isfinite(logit):
             reason = "The model's answer was not a number."
         if reason is not None or found is None:
             return Estimate(target, None, None, {}, rested, reason)
         without: dict[str, float] = {}
-        for masked in sorted(rested & logits.keys()):
+        for masked in sorted(rested):
             other = self.card.calibration.find(target.name, rested - {masked})
-            z = logits.get(masked, math.nan)
+            z = logits.get(seen - {masked}, math.nan)
             if other is not None and math.isfinite(z):
                 without[masked] = other.probability(z)
-        return Estimate(target, found.probability(logit), found.interval(logit), without, rested)
+        shares: dict[str, float] = {}
+        if len(logits) > 1 and all(map(math.isfinite, logits.values())):
+            shares = {m: found.slope * gain for m, gain in shapley(logits, rested).items()}
+        interval = found.interval(logit)
+        return Estimate(target, found.probability(logit), interval, without, rested, shares=shares)
 
     def _why_not(self, patient: _Patient, target: Target, rested: frozenset[str], card: TargetCard) -> str | None:
         if card.standing == "withheld":
@@ -321,37 +330,3 @@ class Answerer:
             return f"The film was not used: {patient.refusal}."
         needed = {"imaging": "chest film", "labs": "results", "history": "history", "genomics": "genomic results"}
         return f"No {' or '.join(needed[m] for m in target.modalities)} to go by."
-
-
-def _outside(card: TargetCard, inputs: FusionInput) -> str | None:
-    """Why the patient's age keeps the target from answering, if it does. An unknown age is taken for an adult's."""
-    context = inputs.signals["context"]
-    youngest, oldest = card.ages
-    known = bool(context.seen[0]) and int(context.code[0]) == 1
-    if not known:
-        return "The age is not known, and this answers for children only." if youngest < 18 and oldest else None
-    age = round(float(context.values[0, 0]) * 10.0, 2)  # 1.8 decades in float32 are 17.9999995 years
-    if age < youngest:
-        return f"Trained on patients of {youngest} years and over."
-    if oldest is not None and age >= oldest + 1:
-        return f"Trained on patients of {youngest} to {oldest} years."
-    return None
-
-
-def _finite(inputs: FusionInput) -> FusionInput:
-    """The input with every slot unseen that holds something other than numbers (films are looked at by the gate)."""
-    signals = dict(inputs.signals)
-    for name, s in inputs.signals.items():
-        finite = np.isfinite(s.age_h)
-        if name != "imaging":
-            finite &= np.isfinite(s.values).all(axis=1)
-        if not finite[s.seen].all():
-            signals[name] = Signal(s.code, s.values, s.age_h, s.seen & finite)
-    return FusionInput(signals, films=inputs.films)
-
-
-def _without_pixels(inputs: FusionInput) -> FusionInput:
-    """The input without the films' pixels, whose encodings are at hand."""
-    imaging = inputs.signals["imaging"]
-    slim = np.zeros((len(imaging.seen), 1, 1, 1), np.float32)
-    return FusionInput({**inputs.signals, "imaging": Signal(imaging.code, slim, imaging.age_h, imaging.seen)})

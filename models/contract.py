@@ -144,6 +144,8 @@ class Estimate:
     interval     5th and 95th percentile of the calibrated probability over the calibration bootstrap
     without      per modality that was present and used: the probability with that modality masked
     rested_on    the modalities that were seen and have trained weights for this target
+    shares       per modality of `rested_on`: what it adds to the calibrated log odds (exact Shapley value); together
+                 they are the log odds less those of age and sex alone. Empty where `without` was not asked for
     abstained    why there is no probability, in words for a card; None if there is one
     """
 
@@ -153,6 +155,7 @@ class Estimate:
     without: Mapping[str, float]
     rested_on: frozenset[str]
     abstained: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +238,7 @@ class FilmReading:
     """What the imaging networks say of one film beside the probabilities of its `Assessment`.
 
     places and changes are by finding, e.g. `effusion` of target `finding.effusion`; `changes` is empty without a
-    prior film that is a frontal chest film as well. `digest` is the sha-256 of the anatomy weights, hex. `before` is
-    the reading of that prior film by itself.
+    prior frontal film, of which `before` is the reading by itself. `digest`: sha-256 of the anatomy weights, hex.
     """
 
     anatomy: Anatomy
@@ -250,7 +252,7 @@ Depth = Literal["explained", "ranked", "fused", "late"]
 """How much of an assessment is asked for, most first.
 
 explained  everything
-ranked     without `Estimate.without`: what the answer rested on is not measured
+ranked     without `Estimate.without` and `shares`: what the answer rested on is not measured
 fused      and without `Assessment.prior`: not compared with the film before
 late       and without the fusion term: what each modality says alone, added up
 """
@@ -284,11 +286,9 @@ class FilmEncoder(Protocol):
 
     @property
     def spec(self) -> InputSpec: ...
-
     @property
     def encoder(self) -> str:
         """`EncodedFilm.encoder` of what it makes and takes; empty for a model that reads no films."""
-        ...
 
     def encode(self, pixels: NDArray[np.float32], *, timeout: float) -> EncodedFilm:
         """Encode one film, (1, H, W) grey levels as in `Signal.values`, after every patient who waits.
@@ -300,18 +300,14 @@ class FilmEncoder(Protocol):
 
 @runtime_checkable
 class FilmExplainer(Protocol):
-    """An engine that can show which parts of a film one of its answers rests on, for who wants to see it."""
+    """An engine that can show what an answer of its model, `Assessment.digest`, rests on."""
 
     @property
     def spec(self) -> InputSpec: ...
-
     @property
-    def digest(self) -> str:
-        """sha-256 of the weights, hex, as in `Assessment.digest`."""
-        ...
-
+    def digest(self) -> str: ...
     def explain(self, pixels: NDArray[np.float32], finding: str, *, timeout: float) -> NDArray[np.float32]:
-        """A map (H, W), sum 1 or all zero, of `finding` on one film (1, H, W), after everybody else who waits.
+        """A map (H, W), sum 1 or all zero, of one finding on one film (1, H, W), after everybody else who waits.
 
         Raises `EngineBusy`, `EngineTimeout`, or ValueError for a finding the model does not have.
         """
