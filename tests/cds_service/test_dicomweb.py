@@ -16,7 +16,7 @@ from cds_service.deadline import Deadline
 from cds_service.dicomweb import read_frame, read_instances, read_metadata
 from cds_service.evidence import Frame
 from cds_service.fhir_client import FhirClient, Reads
-from cds_service.multipart import BadAnswer, FirstPart, first_part, media_type
+from cds_service.multipart import BadAnswer
 from cds_service.prefetch import Failed
 from cds_service.trust.clients import Client, FhirServer
 from fhir_mappers.record import Instance, Source, Study
@@ -77,47 +77,6 @@ def test_a_single_part_answer_is_a_frame_too() -> None:
     assert read_frame("application/octet-stream; transfer-syntax=1.2.840.10008.1.2", PIXELS) == Frame(PIXELS, IMPLICIT)
 
 
-def test_pixels_that_look_like_the_delimiter_are_kept_where_the_length_is_told() -> None:
-    tricky = PIXELS + b"\r\n--b0\r\n" + PIXELS
-    assert first_part(multipart(tricky), "b0")[1] == tricky
-
-
-def test_without_a_length_the_part_ends_at_the_delimiter() -> None:
-    assert first_part(multipart(PIXELS, length=False), "b0")[1] == PIXELS
-
-
-def test_a_length_that_is_wrong_is_not_believed() -> None:
-    body = b"--b0\r\nContent-Length: 3\r\n\r\n" + PIXELS + b"\r\n--b0--"
-    assert first_part(body, "b0")[1] == PIXELS
-
-
-def test_a_preamble_and_further_parts_are_passed_over() -> None:
-    body = b"this is a multi-part message\r\n" + multipart(PIXELS)[:-4] + b"\r\n\r\nsecond\r\n--b0--"
-    assert first_part(body, "b0")[1] == PIXELS
-
-
-@pytest.mark.parametrize("step", [1, 7, 100])
-@pytest.mark.parametrize(
-    ("body", "content"),
-    [
-        (multipart(PIXELS, "image/jp2"), PIXELS),
-        (multipart(PIXELS, "image/jp2", length=False), PIXELS),
-        (multipart(PIXELS + b"\r\n--b0\r\n" + PIXELS), PIXELS + b"\r\n--b0\r\n" + PIXELS),
-        (multipart(PIXELS + b"\r\n--b", length=False), PIXELS + b"\r\n--b"),
-        (b"--b0\r\nContent-Length: 3\r\n\r\n" + PIXELS + b"\r\n--b0--", PIXELS),
-        (b"--b0\r\nContent-Length: 99999\r\n\r\n" + PIXELS + b"\r\n--b0--", PIXELS),
-        (b"said before\r\n" + multipart(PIXELS)[:-4] + b"\r\n\r\nsecond\r\n--b0--", PIXELS),
-        (b"--b0\r\n\r\n" + PIXELS + b"\r\n--b0--", PIXELS),
-    ],
-    ids=["length", "no length", "delimiter inside", "half of one", "too short", "too long", "preamble", "no headers"],
-)
-def test_a_part_is_the_same_in_whatever_pieces_its_body_comes(body: bytes, content: bytes, step: int) -> None:
-    part = FirstPart("b0")
-    for at in range(0, len(body), step):
-        part.feed(body[at : at + step])
-    assert part.content() == content
-
-
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
@@ -153,11 +112,6 @@ def test_any_cut_through_an_answer_is_refused_or_leaves_the_whole_frame() -> Non
         except BadAnswer:
             continue
         assert frame.data == PIXELS
-
-
-def test_parameters_are_read_with_and_without_quotes() -> None:
-    assert media_type('a/b; X="1;2"; y = 3 ;z="q\\"q"')[0] == "a/b"
-    assert media_type('a/b; X="1;2"; y = 3')[1] == {"x": "1;2", "y": "3"}
 
 
 def test_metadata_of_another_instance_is_not_taken() -> None:
