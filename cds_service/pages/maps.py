@@ -28,7 +28,7 @@ from cds_service.pages.seal import known_as, seal, unseal
 from cds_service.pages.snapshot import decode
 from fhir_mappers.square import Placement
 from fhir_mappers.tensors import square_of
-from models.contract import Assessor, EngineBusy, EngineTimeout, FilmExplainer
+from models.contract import Assessor, FilmExplainer
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def add_maps(blueprint: Blueprint, links: EvidenceLinks, engines: Mapping[str, A
         try:
             picture = msgspec.msgpack.decode(read_part(links, link_id, held, "films"), type=list[bytes])[number]
             made = draw_map(engine, picture, finding, TIMEOUT_S)
-        except (EngineBusy, EngineTimeout) as error:
+        except RuntimeError as error:  # EngineBusy and EngineTimeout, and whatever a model raises
             return _not_now(type(error).__name__)
         finally:
             turns.release()
