@@ -44,12 +44,13 @@ def judge_again(stored: Stored, shards: Path, targets: Sequence[str] | None = No
 
 
 def recalibrated(stored: Stored, judged: Mapping[str, Judged], cards: Mapping[str, TargetCard]) -> Card:
-    """The stored card with its calibration fitted again on the judged cases, and with their figures; weights stay."""
+    """The stored card with the calibration of the judged targets fitted again, and their figures; weights stay."""
     card = stored.card
-    targets = {t.name: cards[t.name] for t in card.spec.targets}
+    targets = {name: cards.get(name, found) for name, found in card.targets.items()}
+    fitted = {name: calibrate(cases) for name, cases in judged.items()}
     return msgspec.structs.replace(
         card,
-        calibration=Calibration({name: calibrate(judged[name]) for name in targets}),
+        calibration=Calibration({name: fitted.get(name, maps) for name, maps in card.calibration.maps.items()}),
         targets=targets,
         known_limits=known_limits(targets, card.sources, card.gate, card.recipe),
     )

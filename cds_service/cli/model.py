@@ -107,6 +107,7 @@ def evaluate(
     page: Annotated[Path | None, typer.Option(help="Write the page of all models (or of imaging) here.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Draw every target into this folder, e.g. docs/model.")] = None,
     sets: Annotated[bool, typer.Option("--sets", help="Print what conformal sets keep, by subgroup, as well.")] = False,
+    target: Annotated[list[str] | None, typer.Option(help="Only this target; may be given several times.")] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Fit the calibration again and write it and the figures to model.json.")
     ] = False,
@@ -120,9 +121,6 @@ def evaluate(
     if model in ("imaging", FILM_READER):
         evaluate_imaging(shards, stored=stored, page_file=page)
         return
-    if page is not None:
-        folders = sorted(p.parent for p in settings.models.glob("*/model.json") if not is_film_reader(p.parent))
-        page.write_text(model_page(folders), encoding="utf-8")
     folder = Path(model) if Path(model).is_dir() else settings.models / model
     kept = load_checkpoint(folder)
     card = kept.card
@@ -131,29 +129,35 @@ def evaluate(
     if stored:
         found = card.targets
     else:
-        found, judged = _judged(kept, data, shards / card.name, plots, sets)
+        found, judged = _judged(kept, data, shards / card.name, plots, sets, target)
         if write:
             write_card(folder, recalibrated(kept, judged, found))
+    if page is not None:
+        folders = sorted(p.parent for p in settings.models.glob("*/model.json") if not is_film_reader(p.parent))
+        page.write_text(model_page(folders), encoding="utf-8")
     console = Console()
     console.print(figures_table(f"{card.name} {card.version} ({card.tier} data)", found))
-    for name, target in found.items():
-        for limit in target.limits:
+    for name, said in found.items():
+        for limit in said.limits:
             console.print(f"[dim]{name}:[/] {limit}", highlight=False)
 
 
 def _judged(
-    kept: Stored, data: Path, shards: Path, plots: Path | None, sets: bool
+    kept: Stored, data: Path, shards: Path, plots: Path | None, sets: bool, targets: list[str] | None
 ) -> tuple[dict[str, TargetCard], dict[str, Judged]]:
     if sets and find_spec("crepes") is None:
         raise CommandError("--sets needs crepes: pip install 'ordersight[train]'")
     if plots is not None and find_spec("matplotlib") is None:
         raise CommandError("--plots needs matplotlib: pip install 'ordersight[train]'")
+    unknown = sorted(set(targets or ()) - set(kept.card.spec.target_names()))
+    if unknown:
+        raise CommandError(f"{kept.card.name} has no target {', '.join(unknown)}")
     found: dict[str, TargetCard] = {}
     cases: dict[str, Judged] = {}
     try:
         if not (shards / "spec.json").exists():
             export_as(kept.card.spec, data, shards)
-        for judged in judge_again(kept, shards):
+        for judged in judge_again(kept, shards, targets):
             cases[judged.target.name] = judged
             card = found[judged.target.name] = report(judged)
             if plots is not None and card.figures is not None:
@@ -188,7 +192,17 @@ def sources_of(recipe: Recipe) -> list[str]:
 
 def figures_table(title: str, targets: dict[str, TargetCard]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in ("target", "cases", "positive", "AUROC (95 % CI)", "over baseline", "fusion gain", "ECE", "standing"):
+    for column in (
+        "target",
+        "cases",
+        "positive",
+        "AUROC (95 % CI)",
+        "over baseline",
+        "Brier skill",
+        "slope",
+        "ECE",
+        "standing",
+    ):
         table.add_column(column)
     for name, card in targets.items():
         f = card.figures
@@ -198,7 +212,8 @@ def figures_table(title: str, targets: dict[str, TargetCard]) -> Table:
             str(f.positives) if f else "",
             with_ci(f.auroc if f else None),
             with_ci(card.margin),
-            with_ci(card.fusion_gain),
+            with_ci(f.skill if f else None),
+            with_ci(f.slope if f else None),
             with_ci(f.ece if f else None),
             card.standing,
         )

@@ -19,11 +19,13 @@ Not validated for care. AUROC and the other figures are on validation patients w
 it says so, cross-validated by patient), with a 95 % interval from drawing patients anew. *Positive* counts patients.
 A **baseline** is what the answer can be had from without looking at the evidence (age, sex, and circumstances such as
 the projection); **over baseline** is the paired difference to the strongest of them. **Fusion gain** is all modalities
-together less the best single one, on the same patients. **ECE** is over fifteen bins of equal mass. **Over late
+together less the best single one, on the same patients. **ECE** is over fifteen bins of equal mass. **Brier skill** is
+the share of the Brier score of always answering the prevalence that is saved; below zero the answer does harm.
+**Slope** and **intercept** are of reliability: below a slope of one the probabilities are too bold. **Over late
 fusion** is the paired difference to a regression over the single modalities' logits, **over trees** to gradient-boosted
 trees on first, last, lowest, highest, mean, count, age and sex of the same cases. A target is *usable*, *flagged*
-(shown with its limits) or
-*withheld* (no better than chance on patients kept apart: the model abstains). Results on generated patients prove that
+(shown with its limits) or *withheld*: the model abstains unless, on patients kept apart, it is better than chance and
+than the prevalence, with a reliability slope of 0.8 to 1.2. Results on generated patients prove that
 the machinery works and say nothing about care; they never share a table with results on open data.
 """
 
@@ -45,6 +47,7 @@ def _model(card: Card) -> str:
         *(_row(targets[name], found) for name, found in card.targets.items()),
     ]
     lines += _fused(card) + _boosted(card) + _attained(card) + _rivals(card)
+    lines += _calibrated(card)
     ablated = {n: f for n, f in card.targets.items() if len(f.ablation) > 1}
     if ablated:
         lines += [
@@ -73,6 +76,20 @@ def _table(title: str, says: str, columns: Sequence[str], rows: Sequence[Sequenc
         return []
     lines = [f"\n### {title}\n", f"{says}\n", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def _calibrated(card: Card) -> list[str]:
+    rows = [
+        (f"`{name}`", _ci(f.brier), _ci(f.skill), _ci(f.slope), _ci(f.intercept), found.withheld)
+        for name, found in card.targets.items()
+        if (f := found.figures) is not None and f.skill is not None
+    ]
+    return _table(
+        "Calibration",
+        "Of probabilities as served: each missing pattern by its own map, fitted without the patient it is applied to.",
+        ("target", "Brier score", "Brier skill", "slope", "intercept", "withheld because"),
+        rows,
+    )
 
 
 def _fused(card: Card) -> list[str]:
