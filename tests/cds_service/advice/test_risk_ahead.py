@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,12 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
-import requests
-from demo_server import served
 from vignettes import SERVICES, Answers, Chart
 from ward_charts import NAME, NOW, card_of, chart, lab, rules, site, text, vitals
+from ward_house import ward
 
-from cds_service.app import create_app
-from cds_service.manifest import ManifestError, Rule, Service, Services, load_service
-from cds_service.settings import Settings
+from cds_service.manifest import ManifestError, Rule, Service, load_service
 from cds_service.state.records import Earlier
-from cds_service.trust.clients import Clients
 
 AT = datetime.fromisoformat(NOW)
 WORSE = Answers({"deterioration_24h": (0.41, 0.33, 0.50)}, modalities=("labs",))
@@ -101,49 +95,6 @@ def test_a_share_below_a_quarter_is_refused_when_the_manifest_is_loaded(tmp_path
 # --- over HTTP, with the store ----------------------------------------------------------------------------------------
 
 
-class Ward:
-    """The served house at a moment that tests put forward."""
-
-    def __init__(self) -> None:
-        self.now = AT
-        self.base = ""
-        self.app: Any = None
-
-    def open_chart(self, given: Chart, user: str = "Practitioner/u1") -> list[Mapping[str, Any]]:
-        body = {**orjson.loads(given.body(NAME)), "hookInstance": f"call-{self.now.timestamp():.0f}"}
-        body["context"]["userId"] = user
-        answer = requests.post(f"{self.base}/cds-services/{NAME}", json=body, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return list(answer.json()["cards"])
-
-    def later(self, minutes: float) -> None:
-        self.now += timedelta(minutes=minutes)
-
-    def decisions(self) -> list[tuple[str, str, str]]:
-        *_, row = (r for r in map(orjson.loads, self.app.state.export_audit()) if r["kind"] == "answer")
-        return [(d["rule"], d["outcome"], d["cause"]) for d in orjson.loads(row["decisions"])]
-
-
-@contextmanager
-def ward(folder: Path, manifest: Service) -> Iterator[Ward]:
-    made = Ward()
-    unhurried = msgspec.structs.replace(manifest, budget_ms=dict.fromkeys(manifest.hooks, 20_000))
-    app = create_app(
-        Settings(jwt="off", state_dir=folder, profile="research_imaging", outbox_mb=1),
-        services=Services([unhurried], "research_imaging"),
-        engines={"chest-open": WORSE},
-        clients=Clients(),
-        clock=lambda: made.now,
-    )
-    made.app = app.extensions["ordersight"]
-    with served(app) as base:
-        made.base = base
-        try:
-            yield made
-        finally:
-            made.app.close()
-
-
 def proven() -> Service:
     manifest = site()
     rule: Rule = msgspec.structs.replace(manifest.rules["DT-05"], ppv=0.31)
@@ -151,7 +102,7 @@ def proven() -> Service:
 
 
 def test_the_second_call_half_an_hour_later_speaks_whoever_made_the_first(tmp_path: Path) -> None:
-    with ward(tmp_path, proven()) as house:
+    with ward(tmp_path, proven(), WORSE) as house:
         assert house.open_chart(risk()) == []
         house.later(10)
         assert house.open_chart(risk()) == []
@@ -162,7 +113,7 @@ def test_the_second_call_half_an_hour_later_speaks_whoever_made_the_first(tmp_pa
 
 
 def test_calls_about_another_patient_or_of_yesterday_confirm_nothing(tmp_path: Path) -> None:
-    with ward(tmp_path, proven()) as house:
+    with ward(tmp_path, proven(), WORSE) as house:
         assert house.open_chart(risk()) == []
         house.later(24 * 60 + 1)
         assert house.open_chart(risk()) == []  # remembers_h: 24
@@ -172,13 +123,12 @@ def test_calls_about_another_patient_or_of_yesterday_confirm_nothing(tmp_path: P
             .replace(b'"p1"', b'"p2"')
             .replace(b"Patient/p1", b"Patient/p2")
         )
-        answer = requests.post(f"{house.base}/cds-services/{NAME}", json=orjson.loads(body), timeout=60)
-        assert answer.json() == {"cards": []}
+        assert house.post(orjson.loads(body)) == []
         assert len(house.open_chart(risk())) == 1
 
 
 def test_until_its_share_is_measured_the_rule_is_worked_out_and_shown_to_nobody(tmp_path: Path) -> None:
-    with ward(tmp_path, site()) as house:
+    with ward(tmp_path, site(), WORSE) as house:
         house.open_chart(risk())
         house.later(31)
         assert house.open_chart(risk()) == []
