@@ -47,9 +47,10 @@ class Replica:
 
 
 def build(args: dict[str, str]) -> serve.Application:
-    """The application for Serve's `import_path`; `names` are separated by commas."""
+    """The application for Serve's `import_path`; `names` are separated by commas; a configuration overrides it."""
     deployment = serve.deployment(
         Replica,
+        num_replicas=int(args.get("replicas", "1")),
         max_ongoing_requests=UNDER_WAY,
         max_queued_requests=UNDER_WAY,
         health_check_period_s=2,

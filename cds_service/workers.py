@@ -135,7 +135,7 @@ def supervise(settings: Settings, listening: socket.socket, *, models: bool, hun
         ]
         if engine is not None:
             threading.Thread(
-                target=_watch, args=(engine, folder / ENGINE, hung_s, ended), name="watchdog", daemon=True
+                target=watch_engine, args=(engine, folder / ENGINE, hung_s, ended), name="watchdog", daemon=True
             ).start()
         ended.wait()
         listening.close()
@@ -152,7 +152,7 @@ def supervise(settings: Settings, listening: socket.socket, *, models: bool, hun
     return max((kept.status for kept in (*workers, *([engine] if engine else []))), default=0)
 
 
-def _watch(engine: Kept, path: Path, hung_s: float, ended: threading.Event) -> None:
+def watch_engine(engine: Kept, path: Path, hung_s: float, ended: threading.Event) -> None:
     """End an engine that hangs in native code or was stopped: its thread cannot be, and nobody else would notice."""
     link = EngineLink(path)
     while not ended.wait(min(1.0, hung_s / 4)):
