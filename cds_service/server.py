@@ -35,6 +35,7 @@ from cds_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+ARRIVE_S = 0.1
 DISCARDED_BODIES = 10
 """A body up to this many times the limit is read and thrown away, so that its sender gets to hear the 413."""
 
@@ -200,6 +201,7 @@ class Server:
                 _turn(sockets, 1.0)
             house.draining.set()
             # New connections are refused from here on; what has come is answered.
+            _take_waiting(waitress, sockets)
             wasyncore.dispatcher.close(waitress)
             if not _drain(sockets, self.settings.drain_s):
                 log.warning("stopped before every call was answered")
@@ -220,14 +222,26 @@ class Server:
                 self._waitress.pull_trigger()
 
 
+def _take_waiting(waitress: BaseWSGIServer, sockets: dict[int, Any]) -> None:
+    """Take the connections the system has made for us: those nobody took it resets when we no longer listen."""
+    known = -1
+    while len(sockets) > known:
+        known = len(sockets)
+        waitress.handle_accept()
+
+
 def _drain(sockets: dict[int, Any], seconds: float) -> bool:
-    """Serve on until every connection is idle and closed; False when the time was not enough."""
-    until = time.monotonic() + seconds
+    """Serve on until every connection is idle and closed; False when the time was not enough.
+
+    What has only just connected has `ARRIVE_S` to say what it wants.
+    """
+    began = time.monotonic()
     while channels := [d for d in sockets.values() if isinstance(d, HTTPChannel)]:
+        passed = time.monotonic() - began
         for channel in channels:
-            if not (channel.requests or channel.request or channel.total_outbufs_len):
+            if passed >= ARRIVE_S and not (channel.requests or channel.request or channel.total_outbufs_len):
                 channel.will_close = True
-        if time.monotonic() >= until:
+        if passed >= seconds:
             return False
         _turn(sockets, 0.05)
     return True

@@ -177,6 +177,29 @@ def test_a_stopping_server_answers_what_it_has_begun(make_app: Callable[..., Any
             requests.get(f"{server.url}/healthz", timeout=2)
 
 
+def test_who_had_connected_when_the_server_stopped_listening_is_answered(
+    make_app: Callable[..., Any], tmp_path: Path
+) -> None:
+    body = json.dumps(call("patient-view")).encode()
+    head = f"POST /cds-services/probe HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    app, sockets = make_app(), []
+
+    class Draining(threading.Event):
+        """Set at the very moment: a caller connects and nobody has taken its connection yet."""
+
+        def set(self) -> None:
+            super().set()
+            sockets.append(socket.create_connection(server.url.removeprefix("http://").split(":"), 30))  # type: ignore[arg-type]
+            sockets[0].sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+
+    app.extensions["ordersight"].draining = Draining()
+    with serving(app, Settings(port=0, jwt="off", state_dir=tmp_path, threads=4)) as server:
+        requests.get(f"{server.url}/healthz", timeout=30)
+        server.stop()
+    with sockets[0] as sock:
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_taken_port_says_so(make_app: Callable[..., Any], url: str) -> None:
     with pytest.raises(CannotListen, match="ORDERSIGHT_PORT"):
         listen(Settings(port=int(url.rsplit(":", 1)[1])))
