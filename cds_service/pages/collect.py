@@ -286,6 +286,7 @@ def _estimate(
         thresholds=tuple(thresholds.items()),
         prior=prior.probability if prior else None,
         abstained=estimate.abstained or "",
+        shares=tuple((WORDS.get(m, m), share) for m, share in estimate.shares.items()),
     )
 
 

@@ -25,7 +25,7 @@ from cds_service.pages.access import Pass, Reason, Refused, knock, open_first, r
 from cds_service.pages.links import EvidenceLinks
 from cds_service.pages.plots import reference_range, scale, strip, trend
 from cds_service.pages.snapshot import Series, Snapshot, decode
-from cds_service.pages.words import HOOKS
+from cds_service.pages.words import HOOKS, odds_factor
 from cds_service.settings import Settings
 from cds_service.state.errors import StateUnavailable
 
@@ -61,6 +61,7 @@ pages.filters |= {
     "probability": probability,
     "unit": unit,
     "dated": dated,
+    "odds_factor": odds_factor,
 }
 pages.globals |= {"reference_range": reference_range}
 

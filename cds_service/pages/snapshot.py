@@ -166,7 +166,8 @@ class Gene(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EstimateView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One answer of the model. `without`: (modality in words, probability with it hidden)."""
+    """One answer of the model, by modality in words: `without` it the probability, `shares` what it adds to the log
+    odds."""
 
     title: str
     on_card: bool
@@ -177,6 +178,7 @@ class EstimateView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     thresholds: tuple[tuple[str, float], ...] = ()
     prior: float | None = None
     abstained: str = ""
+    shares: tuple[tuple[str, float], ...] = ()
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

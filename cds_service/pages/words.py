@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 EVIDENCE = {
     "patient": "patient",
     "encounter": "encounter",
@@ -91,3 +93,11 @@ CAUSES = {
 FIGURES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "Calibration error (ECE)"}
 EXPECTED = frozenset({"superseded", "unknown-code", "not-read", "bad-status"})
 """Gaps every chart has many of: shown as a count, not one by one."""
+
+
+def odds_factor(share: float) -> str:
+    """What a share of the log odds multiplies the odds by: 0.69 is `2`; from a hundredfold on either way `over 100`."""
+    factor = math.exp(min(max(share, -9.0), 9.0))
+    if factor > 100.0:
+        return "over 100"
+    return "under 0.01" if factor < 0.01 else f"{factor:.2g}"
