@@ -21,7 +21,7 @@ class InForce:
 
     def of_rules(self, switches: Switches, tenant: str, rules: tuple[str, ...]) -> SwitchState:
         """The strictest state of a card's rules, those of a table among them, which no manifest lists."""
-        states = [_state(self.service, switches, tenant, rule) for rule in rules]
+        states = [state_of(self.service, switches, tenant, rule) for rule in rules]
         return "off" if "off" in states else "shadow" if "shadow" in states else "on"
 
 
@@ -31,13 +31,13 @@ def in_force(service: Service, switches: Switches, tenant: str) -> InForce:
     state = switches.state(tenant, service.id)
     if state != "on":
         return InForce(service, state)
-    said = {name: _state(service, switches, tenant, name) for name in service.rules}
+    said = {name: state_of(service, switches, tenant, name) for name in service.rules}
     answering = _without(service, {name for name, word in said.items() if word != "on"})
     trying = _without(service, {name for name, word in said.items() if word == "off"})
     return InForce(answering, state, trying if "shadow" in said.values() else None)
 
 
-def _state(service: Service, switches: Switches, tenant: str, name: str) -> SwitchState:
+def state_of(service: Service, switches: Switches, tenant: str, name: str) -> SwitchState:
     """A rule's state; no switch makes a rule speak whose share of right cards nobody has measured."""
     said = switches.state(tenant, service.id, name)
     rule = service.rules.get(name)

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from cds_service.manifest import Service
 from cds_service.pages.console_page import Console, admin, reason
 from cds_service.state.switches import Scope, Switch, SwitchState
+from cds_service.switched import state_of
 
 STATES: tuple[SwitchState, ...] = get_args(SwitchState)
 MEANS: Mapping[SwitchState, str] = {
@@ -74,7 +75,7 @@ def add_services(blueprint: Blueprint, console: Console) -> None:
             s=found,
             own=own.get(("service", found.id), "on"),
             product=own.get(("product", ""), "on"),
-            rules=[(n, r, own.get(("rule", n), "on"), switches.state("", found.id, n)) for n, r in rules.items()],
+            rules=[(n, r, own.get(("rule", n), "on"), state_of(found, switches, "", n)) for n, r in rules.items()],
             thresholds=[(name, value, set_.get(name)) for name, value in found.levels().items()],
             history=history(service=found),
             states=STATES,

@@ -29,7 +29,8 @@ def test_every_service_and_rule_is_listed_with_owner_version_and_review(house: C
         page = vic.words(f"/admin/services/{service.id}")
         assert all(hook in page for hook in service.hooks)
         for name, rule in service.rules.items():
-            assert f"{name} {'on' if rule.on else 'off'}" in page
+            state = "off" if not rule.on else "shadow" if rule.unproven else "on"
+            assert f"{name} {state}" in page
             assert rule.owner in page
             assert str(rule.review_by) in page
 
@@ -60,6 +61,19 @@ def test_a_rule_in_shadow_and_the_product_off_show_the_strictest(house: ConsoleH
     assert ada.post("/admin/switch", scope="product", name="", state="off", why="downtime").ok
     assert "DT-01 off warning" in ada.words("/admin/services/deterioration")
     assert "Now off" in ada.words("/admin")
+
+
+def test_a_rule_whose_share_of_right_cards_is_not_measured_stays_in_shadow_whatever_is_switched(
+    house: ConsoleHouse,
+) -> None:
+    ada = house.logged_in("ada")
+    ada.see("/admin")
+    assert ada.post("/admin/switch", scope="rule", name="DT-05", state="on", why="impatience").ok
+    page = ada.words("/admin/services/deterioration")
+    assert "DT-05 shadow info" in page
+    assert (
+        "In shadow until the manifest states its ppv, the share of right cards in silent mode, of 0.25 or more" in page
+    )
 
 
 def test_thresholds_are_set_by_target_and_level_and_emptied_back_to_the_manifest(house: ConsoleHouse) -> None:
