@@ -19,7 +19,7 @@ from cds_service.trust.clients import Clients, load_clients
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "manifests/kustomize"
-NOT_OF_KUBERNETES = {"Kustomization", "Component", "ServiceMonitor"}
+NOT_OF_KUBERNETES = {"Kustomization", "Component", "ServiceMonitor", "RayService"}
 KUBERNETES = "1.34"
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -36,3 +39,42 @@ def test_the_models_it_names_are_shipped() -> None:
     (application,) = CONFIG["applications"]
     for name in application["args"]["names"].split(","):
         assert (ROOT / "manifests/models" / name / "model.json").is_file()
+
+
+def test_the_service_on_a_cluster_has_the_same_configuration_and_a_pod_kubernetes_accepts() -> None:
+    """The RayService itself is KubeRay's to check: its schema is on no package index."""
+    service = yaml.safe_load((ROOT / "manifests/kustomize/components/ray/rayservice.yaml").read_text())
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == CONFIG
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": group["template"]["spec"]}
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_the_component_points_the_web_replicas_at_the_route_that_serve_answers_on(tmp_path: Path) -> None:
+    (application,) = CONFIG["applications"]
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [str(Path(os.path.relpath(ROOT / "manifests/kustomize/base", tmp_path)))],
+        "components": [str(Path(os.path.relpath(ROOT / "manifests/kustomize/components/ray", tmp_path)))],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    done = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = list(yaml.safe_load_all(done.stdout))
+    (replicas,) = (d for d in found if d["kind"] == "StatefulSet")
+    env = {e["name"]: e.get("value") for e in replicas["spec"]["template"]["spec"]["containers"][0]["env"]}
+    (service,) = (d for d in found if d["kind"] == "RayService")
+    port = CONFIG["http_options"]["port"]
+    # KubeRay names the service of a RayService's healthy proxies after it.
+    expected = f"http://{service['metadata']['name']}-serve-svc:{port}{application['route_prefix']}"
+    assert env["ORDERSIGHT_ENGINE_URL"] == expected
+    allowed = [
+        p["port"]
+        for d in found
+        if d["kind"] == "NetworkPolicy"
+        for e in d["spec"].get("egress", ())
+        for p in e["ports"]
+    ]
+    assert port in allowed
