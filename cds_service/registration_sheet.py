@@ -59,6 +59,8 @@ NOTES: Mapping[Ehr, tuple[str, ...]] = {
         "Source: the project's public repository.",
     ),
 }
+OF_NO_PATIENT = frozenset({"PractitionerRole"})
+"""Types that no patient's scope reaches (FHIR R4, compartment of Patient)."""
 NEEDED = (
     "The FHIR R4 base URL of each environment",
     "`iss` of the tokens that you sign, and the URL of your public keys (jku)",
@@ -134,7 +136,7 @@ def registration_sheet(settings: Settings, services: Services, ehr: Ehr) -> Regi
         redirect_uri=f"{base}/launch/callback",
         algorithms=tuple(sorted({name for names in ALGORITHMS.values() for name in names})),
         longest_body_bytes=settings.max_body_bytes,
-        scopes=tuple(f"patient/{type_}.rs" for type_ in types),
+        scopes=tuple(f"{'user' if type_ in OF_NO_PATIENT else 'patient'}/{type_}.rs" for type_ in types),
         backend_scopes=tuple(f"system/{type_}.rs" for type_ in types),
         services=tuple(sheets),
         override_reasons=dict(DEFAULT_REASONS),

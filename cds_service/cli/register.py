@@ -14,6 +14,7 @@ from cds_service.cli.errors import CommandError
 from cds_service.manifest import load_services
 from cds_service.registration_sheet import EHRS, RegistrationSheet, registration_sheet
 from cds_service.settings import Settings
+from cds_service.sites import load_sites, rule_names
 
 
 def register(
@@ -26,7 +27,9 @@ def register(
     if known is None:
         raise CommandError(f"there is no sheet for {ehr!r}; there are {', '.join(EHRS)}")
     settings = Settings.from_env()
-    sheet = registration_sheet(settings, load_services(settings.manifests / "services", settings.profile), known)
+    services = load_services(settings.manifests / "services", settings.profile)
+    asked = load_sites(settings.sites, rule_names(services)).asked_of(services)
+    sheet = registration_sheet(settings, asked, known)
     text = msgspec.json.format(msgspec.json.encode(sheet), indent=2).decode()
     if out is not None:
         out.write_text(f"{text}\n", encoding="utf-8")

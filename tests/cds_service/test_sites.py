@@ -88,9 +88,19 @@ def test_check_reads_the_sites_and_names_one_that_no_client_belongs_to(
 ) -> None:
     monkeypatch.setenv("ORDERSIGHT_SITES", str(written(tmp_path / "sites", tenant="elsewhere")))
     monkeypatch.setenv("ORDERSIGHT_CLIENTS", str(tmp_path / "clients.yaml"))
-    (tmp_path / "clients.yaml").write_text("- {name: hospital, tenant: elsewhere, fhir: []}\n")
-    done = CliRunner().invoke(assemble(), ["check", "--today", "2026-03-10"])
-    assert (done.exit_code, "1 sites" in done.output) == (0, True), done.output
     (tmp_path / "clients.yaml").write_text("- {name: hospital, fhir: []}\n")
     done = CliRunner().invoke(assemble(), ["check", "--today", "2026-03-10"])
-    assert (done.exit_code, "elsewhere: no client has this tenant" in done.output) == (1, True), done.output
+    assert done.exit_code == 1
+    assert "1 sites" in done.output
+    assert "sites: elsewhere: no client has this tenant" in done.output
+
+
+def test_the_sheet_for_an_ehr_asks_for_what_a_site_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = "codes: general.csv\nroles: {'http://snomed.info/sct|106292003': nurse}\n"
+    monkeypatch.setenv("ORDERSIGHT_SITES", str(written(tmp_path / "sites", roles)))
+    done = CliRunner().invoke(assemble(), ["register", "generic", "--json"])
+    sheet = json.loads(done.output)
+    assert "user/PractitionerRole.rs" in sheet["scopes"]
+    (safety,) = [s for s in sheet["services"] if s["id"] == SERVICE]
+    assert safety["prefetch"]["staff_role"] == "PractitionerRole/{{userPractitionerRoleId}}"
+    assert f",{LAB}|CREA&" in safety["prefetch"]["kidney"]
