@@ -178,7 +178,7 @@ def _ages(found: TargetCard) -> str:
 
 def _groups(service: Service, card: Card) -> tuple[str, ...]:
     return tuple(
-        f"{name}: {group} {f.patients} of {found.figures.patients if found.figures else 0} patients"
+        f"{name}: {group}, {f.patients} of {found.figures.patients if found.figures else 0} patients"
         for name, found in _asked(service, card).items()
         for group, f in found.subgroups.items()
     )
@@ -195,7 +195,15 @@ def _validity(service: Service, card: Card) -> tuple[str, ...]:
         if f is None:
             lines.append(f"{name}: too few patients to judge")
             continue
-        figures = (("AUROC", f.auroc), ("AUPRC", f.auprc), ("Brier", f.brier), ("calibration error", f.ece))
+        figures = (
+            ("AUROC", f.auroc),
+            ("AUPRC", f.auprc),
+            ("Brier", f.brier),
+            ("Brier skill", f.skill),
+            ("reliability slope", f.slope),
+            ("intercept", f.intercept),
+            ("calibration error", f.ece),
+        )
         said = ", ".join(f"{word} {_ci(e)}" for word, e in figures if e is not None)
         lines.append(f"{name}: {said}; {f.positives} of {f.patients} patients; {found.evaluated}")
     return tuple(lines)

@@ -1,4 +1,6 @@
-"""Pictures of every page, from the running demo at one fixed moment: `python -P tests/pictures.py docs/images`.
+"""Pictures of every page: `python -P tests/pictures.py docs/images`.
+
+The demo at one fixed moment, and the console after a day of its patients, which is today.
 
 Look at each before it is committed: nothing may overlap, be cut off or need explaining.
 """
@@ -6,20 +8,40 @@ Look at each before it is committed: nothing may overlap, be cut off or need exp
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 import tempfile
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import requests
+from joserfc import jwt
+from joserfc.jwk import ECKey
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from cds_service.app import create_app
 from cds_service.cli.cards import AS_OF, standing_house
+from cds_service.cli.demo import MODEL
+from cds_service.cli.serve import load_engines
+from cds_service.demo.ehr import demo_blueprint
+from cds_service.demo.fire import USER, fill
 from cds_service.logs import configure_logging
+from cds_service.manifest import load_services
 from cds_service.pages.console_accounts import Accounts
+from cds_service.server import listen
+from cds_service.settings import Settings
+from cds_service.state.store import Store
+from cds_service.trust.clients import Client, Clients, FhirServer
+from fhir_mappers.cohort.resources import encounter_id
+from fhir_mappers.cohort.scenarios import demo_patients
 
 WIDE, PANE, PHONE = (1440, 1160), (1024, 1160), (390, 844)
 TALLEST = 1700
@@ -30,6 +52,7 @@ CONSOLE = {
     "": "",
     "-service": "/services/imaging-safety",
     "-feedback": "/feedback",
+    "-quality": "/quality",
     "-running": "/running",
     "-models": "/models",
     "-onboarding": "/onboarding",
@@ -73,7 +96,7 @@ def take(studio: Studio) -> None:
     for size in (WIDE, PANE, PHONE):
         with studio.page(size) as page:
             page.goto(f"{studio.base}/demo/")
-            studio.keep(f"worklist-{size[0]}", page)
+            studio.keep(f"worklist-{size[0]}", page, whole=True)
     for size in (WIDE, PANE, PHONE):
         with studio.page(size) as page:
             chart(page, studio.base, "demo-juniper")
@@ -83,6 +106,8 @@ def take(studio: Studio) -> None:
                 page.click("#patient-view .card .links a >> nth=0")
             evidence = opened.value
             evidence.wait_for_selector("#viewer[data-ready]")
+            for shape in evidence.locator(".shows [data-kind=outline], .shows [data-kind=heat]").all():
+                shape.click()
             studio.keep(f"evidence-{size[0]}", evidence, whole=True)
     with studio.page(WIDE) as page:
         order(page, studio.base)
@@ -97,9 +122,6 @@ def take(studio: Studio) -> None:
         order(page, studio.base)
         page.locator("#orders-title").scroll_into_view_if_needed()
         studio.keep("order-390", page.locator("aside.orders"))
-    for size in (WIDE, PANE, PHONE):
-        with studio.page(size) as page:
-            console(studio, page, size[0])
 
 
 def console(studio: Studio, page: Page, width: int) -> None:
@@ -134,18 +156,98 @@ def order(page: Page, base: str) -> None:
     page.wait_for_selector("#order-answers .card")
 
 
+@contextmanager
+def working_house(state: Path, now: datetime) -> Iterator[str]:
+    """The service as a site runs it: an EHR that signs its calls, its own budgets, each card shown once. Its address.
+
+    A day of the demo's patients has gone through it: every call with prefetch and again without, some cards accepted,
+    some overridden.
+    """
+    settings = Settings(host="127.0.0.1", port=0, profile="research_imaging", state_dir=state, outbox_mb=1)
+    services = load_services(settings.manifests / "services", settings.profile, model=MODEL)
+    key = ECKey.generate_key("P-384")
+    keys = state / "demo-ehr.json"
+    keys.write_text(json.dumps({"keys": [key.as_dict(private=False) | {"kid": key.thumbprint()}]}))
+    with listen(settings) as server:
+        fhir = FhirServer(f"{server.url}/demo/fhir", (f"{server.url}/demo/dicomweb",))
+        client = Client("demo-ehr", (fhir,), issuer="https://ehr.example.org", jwks_file=str(keys))
+        app = create_app(
+            server.settings,
+            services=services,
+            engines=load_engines(services, settings),
+            clients=Clients([client]),
+        )
+        app.register_blueprint(demo_blueprint(now))
+        threading.Thread(target=server.run, args=(app,), daemon=True).start()
+        store: Store = app.extensions["ordersight"].state
+        store.switch("rule", "TM-01", "shadow", who="admin", why="silent trial before go-live")
+        asked = {"deterioration_24h.info": 0.4}
+        store.switch("service", "deterioration", who="admin", why="asked by the ward leads", thresholds=asked)
+        with requests.Session() as session:
+            work_a_day(server.url, client, key, session, now)
+        yield server.url
+
+
+def work_a_day(base: str, client: Client, key: ECKey, session: requests.Session, now: datetime) -> None:
+    def post(path: str, body: object) -> requests.Response:
+        at = round(time.time())
+        claims = {"iss": client.issuer, "aud": f"{base}{path}", "iat": at, "exp": at + 300, "jti": str(uuid.uuid4())}
+        header = {"alg": "ES384", "typ": "JWT", "kid": key.thumbprint()}
+        token = jwt.encode(header, claims, key, algorithms=["ES384"])
+        answer = session.post(base + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        answer.raise_for_status()
+        return answer
+
+    services = session.get(f"{base}/cds-services", timeout=60).json()["services"]
+    seen: list[tuple[str, dict[str, str]]] = []
+    patients = demo_patients(now)
+    for number, patient in enumerate(patients * 2):
+        for occasion in patient.occasions:
+            context = {"userId": USER, "patientId": patient.id, "encounterId": encounter_id(patient)}
+            drafts = {"resourceType": "Bundle", "entry": [{"resource": draft} for draft in occasion.drafts]}
+            context |= {"draftOrders": drafts} if occasion.drafts else {}
+            context |= {"selections": list(occasion.selections)} if occasion.hook == "order-select" else {}
+            for service in services:
+                if service["hook"] == occasion.hook:
+                    fhir = client.fhir[0].base
+                    body = {"hook": occasion.hook, "hookInstance": str(uuid.uuid4()), "fhirServer": fhir}
+                    if number < len(patients):
+                        filled = {key_: fill(template, context) for key_, template in service["prefetch"].items()}
+                        sent = {name: session.get(f"{fhir}/{q}", timeout=60) for name, q in filled.items() if q}
+                        body["prefetch"] = {name: got.json() for name, got in sent.items() if got.ok}
+                    path = f"/cds-services/{service['id']}"
+                    cards = post(path, body | {"context": context}).json()["cards"]
+                    seen += [(path, card) for card in cards]
+    at = now.isoformat()
+    for number, (path, card) in enumerate({card["uuid"]: (path, card) for path, card in seen}.values()):
+        said: dict[str, object] = {"card": card["uuid"], "outcomeTimestamp": at}
+        if number % 4 == 0 and card.get("suggestions"):
+            accepted = [{"id": card["suggestions"][0]["uuid"]}]
+            post(f"{path}/feedback", {"feedback": [said | {"outcome": "accepted", "acceptedSuggestions": accepted}]})
+        elif number % 4 == 1 and card.get("overrideReasons"):
+            offered = card["overrideReasons"]
+            reason = {"reason": {"code": offered[number % len(offered)]["code"]}}
+            post(f"{path}/feedback", {"feedback": [said | {"outcome": "overridden", "overrideReason": reason}]})
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     configure_logging(level="ERROR")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    with tempfile.TemporaryDirectory(prefix="ordersight-pictures-") as state:
-        accounts = Accounts(Path(state))
-        accounts.add("admin", "change", PASSWORD, AS_OF)
-        accounts.close()
-        with standing_house(Path(state)) as (base, _), sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with tempfile.TemporaryDirectory(prefix="ordersight-pictures-") as state, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        with standing_house(Path(state) / "demo") as (base, _):
             take(Studio(base, browser, folder))
-            browser.close()
+        working, now = Path(state) / "working", datetime.now(UTC)
+        accounts = Accounts(working)
+        accounts.add("admin", "change", PASSWORD, now)
+        accounts.close()
+        with working_house(working, now) as base:
+            studio = Studio(base, browser, folder)
+            for size in (WIDE, PANE, PHONE):
+                with studio.page(size) as page:
+                    console(studio, page, size[0])
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -85,8 +85,9 @@ def add_models(blueprint: Blueprint, console: Console) -> None:
 
 
 def general_limits(card: Card) -> tuple[str, ...]:
-    """The limits that concern the whole model; those of a target stand with it."""
-    return tuple(text for text in card.known_limits if not text.startswith(tuple(f"{t}:" for t in card.targets)))
+    """The limits that concern the whole model; those of a target and of a data set stand with these."""
+    elsewhere = tuple(f"{name}:" for name in (*card.targets, *(source.name for source in card.sources)))
+    return tuple(text for text in card.known_limits if not text.startswith(elsewhere))
 
 
 def model_cards(folder: Path) -> tuple[Card, ...]:

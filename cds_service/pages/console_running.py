@@ -39,6 +39,7 @@ def add_running(blueprint: Blueprint, console: Console) -> None:
             most=MOST_ROWS,
             ahead=house.ahead,
             stages=STAGES,
+            silent=[s.id for s in house.services.all if house.state.switches().state("", s.id) != "on"],
             reasons=[(why, REASONS[why]) for why in missed if why in REASONS],
         )
 

@@ -6,7 +6,7 @@ Read leniently and only as far as the page shows it: the file belongs to `models
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class _Source(msgspec.Struct):
     title: str
     licence: str
     url: str
+    name: str = ""
 
 
 class _Weights(msgspec.Struct):
@@ -55,6 +56,14 @@ class _Card(msgspec.Struct):
 _card = msgspec.json.Decoder(_Card)
 
 
+def _limits(card: _Card) -> Iterator[str]:
+    """Of the whole model: those of a target stand with it, and those of a data set lose the name it has in our code."""
+    for text in card.known_limits:
+        if not text.startswith(tuple(f"{target}:" for target in card.targets)):
+            named = next((s.name for s in card.sources if s.name and text.startswith(f"{s.name}: ")), None)
+            yield text if named is None else text.removeprefix(f"{named}: ")
+
+
 def model_view(assessment: Assessment, folder: Path | None) -> ModelView:
     """The model that answered, with its card where the card on disk is of the very same weights."""
     card = _read(folder / FILE) if folder is not None else None
@@ -67,8 +76,7 @@ def model_view(assessment: Assessment, folder: Path | None) -> ModelView:
         digest=assessment.digest,
         trained_on=trained,
         card_found=True,
-        # What concerns one target stands with it; targets that were not asked are not this page's business.
-        limits=tuple(text for text in card.known_limits if not text.startswith(tuple(f"{t}:" for t in card.targets))),
+        limits=tuple(_limits(card)),
         targets=tuple(_answering(title, card.targets[t]) for t, title in titles.items() if t in card.targets),
         sources=tuple((s.title, s.licence, s.url) for s in card.sources),
     )

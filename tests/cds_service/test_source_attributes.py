@@ -57,7 +57,7 @@ def test_the_figures_are_those_of_the_card() -> None:
     assert "deterioration_24h: not answered by the installed model" in figures["details.output_value"]
     assert found.digest == card["weights"]["sha256"]
     male = card["targets"]["icu_care"]["subgroups"]["male"]["patients"]
-    assert f"icu_care: male {male} of 53 patients" in figures["dev.representativeness"]
+    assert f"icu_care: male, {male} of 53 patients" in figures["dev.representativeness"]
 
 
 def test_limits_of_targets_the_service_does_not_ask_for_stay_out() -> None:
