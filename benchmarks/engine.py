@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,13 +29,10 @@ import numpy as np
 from gpu import open_loop, patient
 from rich.console import Console
 from rich.table import Table
-from rig import ROOT, quantile, save
+from rig import ROOT, manifests_of, quantile, save
 
 from cds_service.engine_client import EngineLink
-from cds_service.engine_process import EngineServer
 from models.contract import EngineBusy, EngineTimeout, FusionInput
-from models.registry import Registry
-from models.rollout import ServedModels
 from models.serving import Engine
 
 ROUNDS = 3
@@ -60,12 +59,25 @@ def closed_loop(ask: Callable[[FusionInput], object], patients: list[FusionInput
 
 
 def over_the_socket(engine: Engine, patients: list[FusionInput], seconds: float, folder: Path) -> dict[str, Any]:
+    """One caller, here and through an engine's process as `cds-service serve` starts it."""
     name = engine.card.name
-    server = EngineServer(folder / "engine.sock", ServedModels(Registry(ROOT / "manifests/models"), {name: engine}))
-    link = EngineLink(folder / "engine.sock")
-    assert link.wait(60)
-    far = link[name]
+    lifeline, held = os.pipe()
+    settings = {
+        "MANIFESTS": manifests_of(folder / "manifests", ["deterioration"], name),
+        "MODELS": ROOT / "manifests/models",
+        "STATE_DIR": folder / "state",
+    }
+    env = {**os.environ, **{f"ORDERSIGHT_{key}": str(value) for key, value in settings.items()}}
+    path = folder / "engine.sock"
+    command = [sys.executable, "-P", "-m", "cds_service.engine_process", str(path), str(lifeline)]
+    process = subprocess.Popen(command, env=env, pass_fds=(lifeline,), stderr=subprocess.DEVNULL)
+    link = EngineLink(path)
     try:
+        if not link.wait(120):
+            raise SystemExit("the engine's process did not start")
+        far = link[name]
+        for one in patients:
+            far.assess(one, timeout=120.0)
         # In short turns: both see the same machine.
         turns = [
             (
@@ -76,7 +88,10 @@ def over_the_socket(engine: Engine, patients: list[FusionInput], seconds: float,
         ]
     finally:
         link.close()
-        server.close()
+        process.terminate()
+        process.wait()
+        os.close(held)
+        os.close(lifeline)
     here, there = (float(np.median([turn[n]["p50_ms"] for turn in turns])) for n in (0, 1))
     return {"here_p50_ms": here, "socket_p50_ms": there, "hop_ms": round(there - here, 2)}
 

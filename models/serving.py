@@ -39,7 +39,7 @@ from models.contract import (
 )
 from models.film_reader import NAME as FILM_READER
 from models.film_reader import load_film_reader
-from models.waiting import Arrived, Asked, Waiting
+from models.waiting import Arrived, Asked, Rest, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ QUEUE = 64
 MICRO_BATCH = 8
 MAPS = 4
 """Maps asked for at once: each takes a second or two."""
+REST_LOOK_S = 0.05
 
 
 class EngineClosed(EngineBusy):
@@ -68,6 +69,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closing = False
         self._began: float | None = None
+        self._rest = Rest()
         if warm_up:
             self._warm_up()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -183,6 +185,7 @@ class Engine:
             if len(self._waiting) >= self._limit:
                 raise EngineBusy(f"{self._limit} patients wait already")
             heapq.heappush(self._waiting, waiting)
+            self._rest.patient_came()
             self._changed.notify()
         try:
             return waiting.answer.result(max(0.0, waiting.deadline - time.monotonic()))
@@ -267,11 +270,11 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._arrived and not self._asked and not self._closing:
-                    self._changed.wait()
+                while not (self._waiting or self._asked or self._film_is_due() or self._closing):
+                    self._changed.wait(REST_LOOK_S if self._arrived else None)
                 if self._closing:
                     return
-                asked = None if self._waiting or self._arrived or not self._asked else self._asked.popleft()
+                asked = None if self._waiting or self._film_is_due() or not self._asked else self._asked.popleft()
             if asked is not None:
                 self._began = time.monotonic()
                 self._explain(asked)
@@ -285,11 +288,14 @@ class Engine:
         with self._changed:
             batch = self._take()
             # One film at a time, and only when nobody waits: it costs a patient who comes now one encoding.
-            arrived = self._arrived.popleft() if not batch and self._arrived else None
+            arrived = self._arrived.popleft() if not batch and self._film_is_due() else None
         if batch:
             self._answer(batch)
         elif arrived is not None:
             self._encode(arrived)
+
+    def _film_is_due(self) -> bool:
+        return bool(self._arrived) and self._rest.over
 
     def _take(self) -> list[Waiting]:
         """The most urgent, up to a micro-batch, and as long as the next wants the same depth; those whose time is over
@@ -305,13 +311,15 @@ class Engine:
         return batch
 
     def _encode(self, arrived: Arrived) -> None:
-        if arrived.deadline <= time.monotonic() or not arrived.answer.set_running_or_notify_cancel():
+        began = time.monotonic()
+        if arrived.deadline <= began or not arrived.answer.set_running_or_notify_cancel():
             return
         try:
             arrived.answer.set_result(self._answerer.encode(arrived.pixels))
         except Exception as error:  # noqa: BLE001 - the thread must outlive one bad film; its caller gets the error
             log.error("the model failed on a film: %s", type(error).__name__)
             arrived.answer.set_exception(error)
+        self._rest.film_took(time.monotonic() - began)
 
     def _explain(self, asked: Asked) -> None:
         def between() -> None:
