@@ -10,11 +10,13 @@ from typing import Any
 
 import msgspec
 import orjson
+import pytest
 import requests
 from demo_server import served
 from vignettes import Answers, Chart
 from ward_charts import NAME, NOW
 
+from cds_service import ledger
 from cds_service.app import create_app
 from cds_service.manifest import Service, Services
 from cds_service.settings import Settings
@@ -63,7 +65,9 @@ def ward(folder: Path, manifest: Service, model: Answers) -> Iterator[Ward]:
         clock=lambda: made.now,
     )
     made.app = app.extensions["ordersight"]
-    with served(app) as base:
+    with pytest.MonkeyPatch.context() as patch, served(app) as base:
+        for patience in ("HISTORY_S", "KEEP_S"):
+            patch.setattr(ledger, patience, 30.0)
         made.base = base
         try:
             yield made

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from fhir.resources.R4B.servicerequest import ServiceRequest
-from vignettes import Chart, Resource, concept, condition, encounter, medication, patient
+from vignettes import Chart, Resource, concept, condition, encounter, medication, observation, patient
 from ward_charts import (
     LACTATE,
     NAME,
@@ -194,8 +194,28 @@ def test_an_equivalent_unit_gives_the_same_card_but_for_the_printed_value(value:
     assert (card.indicator, codes(card), card.basis) == (same.indicator, codes(same), same.basis)
 
 
-def test_a_lactate_without_a_unit_is_no_sign() -> None:
+def test_a_pressure_in_kilopascal_is_the_same_sign() -> None:
+    """1 kPa is 7.50062 mmHg (clinical README): 8.53 kPa is 64.0 mmHg, 8.67 kPa is 65.03."""
+    category = [concept("http://terminology.hl7.org/CodeSystem/observation-category", "vital-signs")]
+
+    def mean(value: float) -> Resource:
+        return observation("m1", "8478-0", value, "kPa", "2026-03-10T13:40:00Z", category=category)
+
+    assert rules(chart(PNEUMONIA, mean(8.53))) == ("DT-03",)
+    assert "8.53 kPa [64.0 mmHg]" in text(card_of(chart(PNEUMONIA, mean(8.53))))
+    assert rules(chart(PNEUMONIA, mean(8.67))) == ()
+
+
+def test_a_lactate_without_a_unit_or_a_time_is_no_sign() -> None:
     assert rules(chart(PNEUMONIA, lab("2524-7", 3.1, ""))) == ()
+    timeless = {k: v for k, v in LACTATE.items() if k != "effectiveDateTime"}
+    assert rules(chart(PNEUMONIA, timeless)) == ()
+
+
+def test_an_antibiotic_dated_today_without_a_time_counts_as_of_now() -> None:
+    """DQ-9: a date without a time counts as the end of its day."""
+    assert rules(chart(PNEUMONIA, LACTATE, antibiotic("2026-03-10"))) == ()
+    assert rules(chart(PNEUMONIA, LACTATE, antibiotic("2026-03-09"))) == ("DT-03",)
 
 
 def test_the_order_of_resources_other_patients_and_errors_change_nothing() -> None:
