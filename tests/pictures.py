@@ -190,11 +190,22 @@ def working_house(state: Path, now: datetime) -> Iterator[str]:
 
 def work_a_day(base: str, client: Client, key: ECKey, session: requests.Session, now: datetime) -> None:
     def post(path: str, body: object) -> requests.Response:
-        at = round(time.time())
-        claims = {"iss": client.issuer, "aud": f"{base}{path}", "iat": at, "exp": at + 300, "jti": str(uuid.uuid4())}
-        header = {"alg": "ES384", "typ": "JWT", "kid": key.thumbprint()}
-        token = jwt.encode(header, claims, key, algorithms=["ES384"])
-        answer = session.post(base + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        """As an EHR does, once more after a pause where the machine was busy."""
+        for _ in range(20):
+            at = round(time.time())
+            claims = {
+                "iss": client.issuer,
+                "aud": f"{base}{path}",
+                "iat": at,
+                "exp": at + 300,
+                "jti": str(uuid.uuid4()),
+            }
+            header = {"alg": "ES384", "typ": "JWT", "kid": key.thumbprint()}
+            token = jwt.encode(header, claims, key, algorithms=["ES384"])
+            answer = session.post(base + path, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+            if answer.status_code != requests.codes.unavailable:
+                break
+            time.sleep(2)
         answer.raise_for_status()
         return answer
 
@@ -226,7 +237,8 @@ def work_a_day(base: str, client: Client, key: ECKey, session: requests.Session,
             post(f"{path}/feedback", {"feedback": [said | {"outcome": "accepted", "acceptedSuggestions": accepted}]})
         elif number % 4 == 1 and card.get("overrideReasons"):
             offered = card["overrideReasons"]
-            reason = {"reason": {"code": offered[number % len(offered)]["code"]}}
+            wrong = [r for r in offered if r["code"] == "cds-not-applicable" and number % 8 == 1]
+            reason = {"reason": {"code": (wrong or offered)[number % len(wrong or offered)]["code"]}}
             post(f"{path}/feedback", {"feedback": [said | {"outcome": "overridden", "overrideReason": reason}]})
 
 
