@@ -235,6 +235,7 @@ def _drain(sockets: dict[int, Any], seconds: float) -> bool:
 
     What has only just connected has `ARRIVE_S` to say what it wants.
     """
+    _turn(sockets, 0.0)  # what has arrived is read before anybody is found idle, however slow this machine is
     began = time.monotonic()
     while channels := [d for d in sockets.values() if isinstance(d, HTTPChannel)]:
         passed = time.monotonic() - began
