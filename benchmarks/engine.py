@@ -35,8 +35,8 @@ from cds_service.engine_client import EngineLink
 from models.contract import EngineBusy, EngineTimeout, FusionInput
 from models.serving import Engine
 
-ROUNDS = 3
-"""Of quiet and backfill in turn: what else the machine does then touches both alike."""
+ROUNDS = 10
+"""Of quiet and backfill in short turns: what else the machine does then touches both alike."""
 
 
 def closed_loop(ask: Callable[[FusionInput], object], patients: list[FusionInput], callers: int, seconds: float) -> Any:
@@ -125,9 +125,9 @@ def beside_a_backfill(
 ) -> dict[str, Any]:
     quiet, busy, encoded = [], [], 0
     for _ in range(ROUNDS):
-        quiet.append(open_loop(engine, patients, rate, seconds))
+        quiet.append(open_loop(engine, patients, rate, seconds / 2))
         with backfill(engine, films) as done:
-            busy.append(open_loop(engine, patients, rate, seconds))
+            busy.append(open_loop(engine, patients, rate, seconds / 2))
         encoded += done[0]
     found: dict[str, Any] = {"rate": rate, "films_encoded": encoded}
     for name, rows in (("quiet", quiet), ("backfill", busy)):
