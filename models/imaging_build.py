@@ -170,7 +170,11 @@ def known_limits(figures: ImagingFigures, card: FilmReaderCard) -> tuple[str, ..
         "Not validated for care: lungs are judged on films of one hospital, places and courses on generated films.",
         "The outline of the heart was learned from generated films only; no human outline of one was at hand.",
     ]
-    found.append("A film stored mirrored is not noticed: left and right are taken from the picture as it comes.")
+    found += [
+        "A film stored mirrored is not noticed: left and right are taken from the picture as it comes.",
+        "Tubes, lines and their tips, bones and soft tissue are not assessed, and severity is not graded: no data at "
+        "hand teach them.",
+    ]
     ratio = figures.ratio.get("nih14")
     if ratio is not None and ratio.enlarged is not None:
         a = ratio.enlarged

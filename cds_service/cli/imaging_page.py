@@ -34,6 +34,16 @@ Other networks on other, far larger data; not to be read as a comparison on the 
 | a comparison that is not there | MAIRA-2 without prior film | MIMIC-CXR reports | 38.6 % of reports |
 """
 
+MAPS = """
+## Maps of what a score rests on
+
+The evidence page draws, when somebody asks for it, how much of a finding's score goes where a patch of the film, an
+eighth of it wide, is replaced by its own blur (12 x 12 patches). Such a map shows what the score rests on. It does not
+show where disease is, nor that it is there: how often evidence lies where the finding is, stands under *Where a finding
+is*. Sanity check (Adebayo et al., NeurIPS 2018): random weights destroy the map, and a little grain on the film does
+not; a test holds both for the weights of chest-generated.
+"""
+
 
 def page(card: FilmReaderCard, models: Sequence[Card]) -> str:
     """The whole page."""
@@ -44,6 +54,7 @@ def page(card: FilmReaderCard, models: Sequence[Card]) -> str:
         + ", ".join(f"{name} `{m.sha256[:16]}`" for name, m in card.compared.items())
         + ".",
         *sections(card.figures),
+        MAPS.rstrip("\n"),
         *_findings(models),
         ANCHORS.rstrip("\n"),
         "\n## Known limits\n",
