@@ -9,6 +9,7 @@ import msgspec
 from models.backbones.manifest import Backbone
 from models.calibration import Calibration
 from models.config import Preset, Recipe
+from models.conformal import Coverage
 from models.contract import InputSpec, Tier
 from models.metrics import Estimated, Figures
 
@@ -63,6 +64,7 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attained     of generated patients: how much of what can be known is
     rivals       few patients, frozen towers: repeated cross-validation by patient of what was tried, by slice
     head         which of `one head on all` and `late fusion` ships, where both were tried
+    sets         what conformal sets kept, for all, with, without and by subgroup of 200 cases; empty where not judged
     withheld     why it is, as the end of a sentence; empty where it is not
     subgroups    sex, age band, view; a slice with fewer than ten positive or negative patients is not shown
     """
@@ -82,6 +84,7 @@ class TargetCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     over_trees: Estimated | None = None
     over_late: Estimated | None = None
     over_single: dict[str, Estimated] = {}
+    sets: dict[str, Coverage] = {}
     withheld: str = ""
     attained: Attained | None = None
     rivals: dict[str, dict[str, Figures]] = {}

@@ -1,13 +1,18 @@
 """Real patients of Hannover Medical School through real servers: laboratory values by FHIR, film pixels by DICOMweb.
 
-Dates are moved so that each patient's newest item is of today; everything else is as published.
+Dates are moved so that each patient's newest item is of today; everything else is as published. No target of the model
+that ships with `deterioration` is shown to be better on these patients than their prevalence, so it withholds what it
+could say of them (MX-1). The path is shown by a house that runs the demonstration model instead, as `cds-service demo`
+does, whose cards say so.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,31 +46,65 @@ def patients(shared: Path, fhir_server: FhirServer, orthanc: Orthanc) -> list[Pa
     return sorted(found, key=Patient.results_beside_the_newest_film, reverse=True)
 
 
+SITE = {
+    "deterioration_24h: {info: 0.30}": "deterioration_24h: {info: 0.05}",
+    "    ppv_at_least: 0.25\n": "    ppv_at_least: 0.25\n    ppv: 0.31\n",
+    "confirm_after_min: 30": "confirm_after_min: 0",
+}
+"""What this site writes into its manifest of deterioration: it hears of low estimates, has measured the share of right
+cards, and does not wait for a second call. Results alone say 0.04 to 0.07 of these patients."""
+MODEL = "chest-generated"
+DEMONSTRATION = "trained on generated patients: demonstration only"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site") / "manifests"
+    shutil.copytree(Settings().manifests, folder, ignore=shutil.ignore_patterns("models"))
+    path = folder / "services" / "deterioration.yaml"
+    text = path.read_text(encoding="utf-8")
+    for shipped, written in SITE.items():
+        assert text.count(shipped) == 1
+        text = text.replace(shipped, written)
+    path.write_text(text, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def engines() -> Mapping[str, Assessor]:
-    settings = Settings()
-    return load_engines(load_services(settings.manifests / "services", "research_imaging"), settings)
+    """Those the manifests name, and the demonstration model."""
+    settings, folder = Settings(), Settings().manifests / "services"
+    shipped = load_engines(load_services(folder, "research_imaging"), settings)
+    return {**shipped, **load_engines(load_services(folder, "research_imaging", model=MODEL), settings)}
 
 
 @dataclass(frozen=True)
 class World:
-    """The servers with all patients in them, and the models of the manifests."""
+    """The servers with all patients in them, the models, and the manifests of the site."""
 
     fhir: FhirServer
     archive: Orthanc
     engines: Mapping[str, Assessor]
     patients: list[Patient]
+    site: Path
+
+    def house(self, folder: Path, archives: list[str], **given: Any) -> AbstractContextManager[Ehr]:
+        """The site's house, with the demonstration model unless another is named."""
+        more = {"model": MODEL, "manifests": self.site, **given}
+        return running_house(folder, self.fhir.base, archives, self.engines, NOW, **more)
 
 
 @pytest.fixture(scope="module")
-def world(fhir_server: FhirServer, orthanc: Orthanc, engines: Mapping[str, Assessor], patients: list[Patient]) -> World:
-    return World(fhir_server, orthanc, engines, patients)
+def world(
+    fhir_server: FhirServer, orthanc: Orthanc, engines: Mapping[str, Assessor], patients: list[Patient], site: Path
+) -> World:
+    return World(fhir_server, orthanc, engines, patients, site)
 
 
 @pytest.fixture(scope="module")
 def ehr(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ehr]:
     folder = tmp_path_factory.mktemp("house")
-    with running_house(folder, world.fhir.base, [world.archive.dicomweb], world.engines, NOW) as ready:
+    with world.house(folder, [world.archive.dicomweb]) as ready:
         yield ready
 
 
@@ -96,6 +135,7 @@ def test_a_card_names_the_film_and_the_laboratory_values_it_rests_on(answers: li
         if film is not None:
             assert film["When"] in patient.film_times()
             assert "not cleared" in card["detail"], "output that rests on an image says what it is"
+            assert DEMONSTRATION in card["detail"]
         named += film is not None and bool(labs)
     assert named, "no card names both a film and a laboratory value"
 
@@ -166,7 +206,7 @@ def test_calls_for_several_patients_at_once_answer_as_they_do_alone(
 @pytest.fixture(scope="module")
 def filmless(world: World, tmp_path_factory: pytest.TempPathFactory) -> list[Patient]:
     """Patients whose laboratory values alone earn a card: asked in a house that has no archive."""
-    with running_house(tmp_path_factory.mktemp("no-archive"), world.fhir.base, [], world.engines, NOW) as ehr:
+    with world.house(tmp_path_factory.mktemp("no-archive"), []) as ehr:
         asked = [(p, ehr.call("deterioration", "patient-view", p.view())) for p in world.patients]
     return [patient for patient, _ in spoken(asked)]
 
@@ -185,7 +225,7 @@ def test_without_the_archive_the_card_comes_in_time_and_says_that_the_film_was_n
         else:
             archive.process.kill()
             archive.process.wait()
-        with running_house(tmp_path, world.fhir.base, [archive.dicomweb], world.engines, NOW) as ehr:
+        with world.house(tmp_path, [archive.dicomweb]) as ehr:
             answers = [(p, ehr.call("deterioration", "patient-view", p.view())) for p in filmless[:2]]
     for _, answer in answers:
         assert answer.seconds < BUDGET_S + SLACK_S
@@ -214,7 +254,7 @@ def test_a_film_is_read_from_the_archive_its_study_names(world: World, tmp_path:
     try:
         with running_orthanc() as first:
             archives = [first.dicomweb, second.dicomweb]
-            with running_house(tmp_path, fhir, archives, world.engines, NOW) as ehr:
+            with world.house(tmp_path, archives) as ehr:
                 before = second.frame_requests()
                 ehr.call("deterioration", "patient-view", patient.view())
             assert first.frame_requests() == 0
@@ -260,13 +300,23 @@ def test_under_the_default_profile_no_pixel_is_fetched_and_no_card_rests_on_a_fi
 ) -> None:
     before = world.archive.frame_requests()
     archives = [world.archive.dicomweb]
-    with running_house(tmp_path, world.fhir.base, archives, world.engines, NOW, profile="non_device") as ehr:
+    with world.house(tmp_path, archives, profile="non_device") as ehr:
         answers = [(p, ehr.call("deterioration", "patient-view", p.view())) for p in world.patients[:3]]
         assert ehr.call("cxr-insight", "patient-view", world.patients[0].view()).status == 404
     assert world.archive.frame_requests() == before
     for _, card in spoken(answers):
         assert film_row(card) is None
         assert "not cleared" not in card["detail"]
+
+
+def test_as_shipped_no_estimate_of_what_these_patients_were_too_few_to_prove_reaches_a_card(
+    world: World, tmp_path: Path
+) -> None:
+    """MX-1: `icu_care` is withheld, so that those who get a card from the demonstration model get none."""
+    with world.house(tmp_path, [world.archive.dicomweb], model=None) as ehr:
+        for patient in world.patients[:4]:
+            answer = ehr.call("deterioration", "patient-view", patient.view())
+            assert (answer.status, answer.cards) == (200, [])
 
 
 @pytest.mark.parametrize("source", ["fhir_mimic3_demo", "fhir_synthea"])

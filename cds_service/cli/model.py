@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,6 +23,7 @@ from models.build import train as train_checkpoint
 from models.card import TargetCard
 from models.checkpoint import Stored, load_checkpoint, write_card
 from models.config import ConfigError, Recipe, load_preset, load_recipe
+from models.conformal import Coverage
 from models.data import ShardError
 from models.evaluate import coverage, report
 from models.film_reader import NAME as FILM_READER
@@ -106,7 +108,7 @@ def evaluate(
     stored: Annotated[bool, typer.Option("--stored", help="Only show the figures in model.json.")] = False,
     page: Annotated[Path | None, typer.Option(help="Write the page of all models (or of imaging) here.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Draw every target into this folder, e.g. docs/model.")] = None,
-    sets: Annotated[bool, typer.Option("--sets", help="Print what conformal sets keep, by subgroup, as well.")] = False,
+    sets: Annotated[bool, typer.Option("--sets", help="Judge what conformal sets keep, by subgroup, as well.")] = False,
     target: Annotated[list[str] | None, typer.Option(help="Only this target; may be given several times.")] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Fit the calibration again and write it and the figures to model.json.")
@@ -163,18 +165,18 @@ def _judged(
             if plots is not None and card.figures is not None:
                 draw(judged, card, plots / kept.card.name / f"{judged.target.name}.svg")
             if sets:
-                _print_sets(judged)
+                found[judged.target.name] = replace(card, sets=_print_sets(judged))
     except (ShardError, SourceError) as error:
         raise CommandError(f"{error}; to export anew, name another --shards folder") from None
     return found, cases
 
 
-def _print_sets(judged: Judged) -> None:
+def _print_sets(judged: Judged) -> dict[str, Coverage]:
     try:
         kept = coverage(judged)
     except ValueError as error:
         Console().print(f"{judged.target.name}: no sets ({error})", highlight=False)
-        return
+        return {}
     table = Table(title=f"{judged.target.name}: conformal sets", title_justify="left", header_style="bold")
     for column in ("cases of", "number", "promised", "covered (95 % CI)", "decided", "of these right"):
         table.add_column(column)
@@ -182,6 +184,7 @@ def _print_sets(judged: Judged) -> None:
         right = "" if c.right is None else f"{c.right:.3f}"
         table.add_row(name, str(c.cases), f"{c.nominal:.2f}", with_ci(c.covered), f"{c.decided:.3f}", right)
     Console().print(table)
+    return kept
 
 
 def sources_of(recipe: Recipe) -> list[str]:

@@ -47,7 +47,7 @@ def _model(card: Card) -> str:
         *(_row(targets[name], found) for name, found in card.targets.items()),
     ]
     lines += _fused(card) + _boosted(card) + _attained(card) + _rivals(card)
-    lines += _calibrated(card)
+    lines += _calibrated(card) + _sets(card)
     ablated = {n: f for n, f in card.targets.items() if len(f.ablation) > 1}
     if ablated:
         lines += [
@@ -88,6 +88,29 @@ def _calibrated(card: Card) -> list[str]:
         "Calibration",
         "Of probabilities as served: each missing pattern by its own map, fitted without the patient it is applied to.",
         ("target", "Brier score", "Brier skill", "slope", "intercept", "withheld because"),
+        rows,
+    )
+
+
+def _sets(card: Card) -> list[str]:
+    rows = [
+        (
+            f"`{name}`",
+            group,
+            str(c.cases),
+            f"{c.nominal:.2f}",
+            _ci(c.covered),
+            f"{c.decided:.3f}",
+            "" if c.right is None else f"{c.right:.3f}",
+        )
+        for name, found in card.targets.items()
+        for group, c in found.sets.items()
+    ]
+    return _table(
+        "Conformal sets",
+        "Class-conditional sets of the answers that cannot be ruled out, calibrated on other patients of the split "
+        "(Vovk 2012), by subgroup of 200 cases or more. Decided: exactly one answer is left. No card shows a set.",
+        ("target", "cases of", "number", "promised", "covered", "decided", "of these right"),
         rows,
     )
 

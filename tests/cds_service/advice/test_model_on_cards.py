@@ -30,7 +30,8 @@ from vignettes import SERVICES, Answers, Chart, Resource, encounter, film, patie
 from cds_service.cards import Card
 from cds_service.manifest import load_services
 from cds_service.traces import silences
-from models.checkpoint import load_checkpoint
+from fhir_mappers.tensors import to_fusion_input
+from models.checkpoint import Stored, load_checkpoint
 from models.serving import Engine
 
 RANK = {"info": 0, "warning": 1, "critical": 2}
@@ -47,47 +48,46 @@ def shipped() -> Iterator[Engine]:
 # --- MX-1: calibrated, or not printed -------------------------------------------------------------------------------
 
 
-def test_what_was_seen_was_calibrated_and_the_card_prints_a_probability(shipped: Engine) -> None:
-    """MX-1: the twin of the next test."""
-    said = text(advised(case_of(ward(*VITALS), "deterioration", shipped)))
+def allowed(**changed: object) -> Stored:
+    """The shipped weights with `icu_care` judged good enough, which it is not: what would then be printed."""
+    stored = load_checkpoint(OPEN)
+    usable = msgspec.structs.replace(SHIPPED.targets["icu_care"], standing="usable", withheld="")
+    card = msgspec.structs.replace(stored.card, targets={**SHIPPED.targets, "icu_care": usable}, **changed)
+    return dataclasses.replace(stored, card=card)
+
+
+def said_by(stored: Stored) -> str:
+    with Engine.of(stored, OPEN.parent, device="cpu") as engine:
+        return text(advised(case_of(ward(*VITALS), "deterioration", engine)))
+
+
+def test_what_was_seen_was_calibrated_and_the_card_prints_a_probability() -> None:
+    """MX-1: the twin of the next two tests."""
+    said = said_by(allowed())
     assert "NEWS2 10" in said
     assert "90% interval" in said
 
 
 def test_evidence_the_model_was_not_calibrated_on_gets_no_probability_on_the_card() -> None:
-    """MX-1, MX-2: the shipped weights, with the calibration for laboratory results alone taken out."""
-    stored = load_checkpoint(OPEN)
+    """MX-1, MX-2: the calibration for laboratory results alone is taken out."""
     fitted = {seen: m for seen, m in SHIPPED.calibration.maps["icu_care"].items() if seen != "labs"}
     maps = {**SHIPPED.calibration.maps, "icu_care": fitted}
-    calibration = msgspec.structs.replace(SHIPPED.calibration, maps=maps)
-    bare = dataclasses.replace(stored, card=msgspec.structs.replace(stored.card, calibration=calibration))
-    with Engine.of(bare, OPEN.parent, device="cpu") as engine:
-        said = text(advised(case_of(ward(*VITALS), "deterioration", engine)))
+    said = said_by(allowed(calibration=msgspec.structs.replace(SHIPPED.calibration, maps=maps)))
     assert "NEWS2 10" in said
     assert "gave no estimate: The model was not calibrated on this combination of evidence." in said
     assert "90% interval" not in said
 
 
-def test_a_target_that_is_no_better_than_chance_gets_no_probability_on_the_card() -> None:
-    """MX-1: the shipped weights, judged otherwise."""
-    stored = load_checkpoint(OPEN)
-    held = msgspec.structs.replace(SHIPPED.targets["icu_care"], standing="withheld")
-    judged = msgspec.structs.replace(stored.card, targets={**SHIPPED.targets, "icu_care": held})
-    with Engine.of(dataclasses.replace(stored, card=judged), OPEN.parent, device="cpu") as engine:
-        said = text(advised(case_of(ward(*VITALS), "deterioration", engine)))
-    assert "Withheld: not shown to be better than chance on patients kept apart." in said
+def test_as_shipped_severity_in_covid_is_withheld_and_the_card_says_why() -> None:
+    """MX-1: 53 patients, and a Brier score worse than that of always answering their prevalence."""
+    assert SHIPPED.targets["icu_care"].standing == "withheld"
+    said = said_by(load_checkpoint(OPEN))
+    assert "NEWS2 10" in said
+    assert "Withheld: no better than always answering the prevalence, on patients kept apart." in said
     assert "90% interval" not in said
 
 
-WORSE = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="MX-1 gap: the Brier score is no better than the prevalence's, and the target is not withheld",
-)
-NO_BETTER = ("finding.edema", "finding.effusion", "icu_care")
-
-
-@pytest.mark.parametrize("target", [pytest.param(t, marks=[WORSE] if t in NO_BETTER else []) for t in ASKED])
+@pytest.mark.parametrize("target", ASKED)
 def test_what_is_printed_has_a_brier_score_better_than_the_prevalence(target: str) -> None:
     """MX-1: always answering the prevalence p scores p (1 - p) (Brier 1950)."""
     found = SHIPPED.targets[target]
@@ -97,15 +97,13 @@ def test_what_is_printed_has_a_brier_score_better_than_the_prevalence(target: st
     assert found.standing == "withheld" or found.figures.brier.value < p * (1 - p)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="MX-1 gap: no reliability slope is measured, so none can gate what is printed",
-)
-def test_what_is_printed_has_a_reliability_slope_between_0_8_and_1_2() -> None:
+@pytest.mark.parametrize("target", SHIPPED.targets)
+def test_what_is_printed_has_a_reliability_slope_between_0_8_and_1_2(target: str) -> None:
     """MX-1."""
-    slopes = [msgspec.to_builtins(SHIPPED.targets[t].figures).get("slope") for t in ASKED]
-    assert all(s is not None and 0.8 <= s["value"] <= 1.2 for s in slopes)
+    found = SHIPPED.targets[target]
+    assert found.figures is not None
+    assert found.figures.slope is not None
+    assert found.standing == "withheld" or 0.8 <= found.figures.slope.value <= 1.2
 
 
 # --- MX-2: abstain rather than bluff --------------------------------------------------------------------------------
@@ -115,10 +113,13 @@ def test_noise_for_a_film_is_refused_by_the_shipped_model_and_no_film_card_comes
     """MX-2: the film of the chart is grey noise; the real gate judges it."""
     case = case_of(films.two_films(), films.NAME, shipped)
     assert case.assessment is not None
-    estimates = case.assessment.estimates.values()
-    assert estimates
-    assert all(e.probability is None and "The film was not used" in (e.abstained or "") for e in estimates)
+    assert case.assessment.estimates
+    assert all(e.probability is None for e in case.assessment.estimates.values())
+    assert case.assessment.unused["imaging"]
     assert advised(case) == []
+    inputs = to_fusion_input(films.two_films().record(films.NAME), shipped.spec)
+    (allowed_to_speak,) = shipped.assess(inputs, timeout=60.0, targets=["finding.pneumonia"]).estimates.values()
+    assert "The film was not used" in (allowed_to_speak.abstained or "")
 
 
 def test_a_refused_film_takes_no_part_in_an_estimate_from_laboratory_results(shipped: Engine) -> None:
