@@ -248,10 +248,12 @@ def _creatinine(q: Question, unknown: list[str]) -> Problem | None:
 
 
 def _pending(q: Question) -> list[Problem]:
-    tests = words(q.case.service, "critical_tests")
-    within = hours(q.case.service, "pending_h")
-    return [_open(q, o, "result-follow-up", "pending result", "Laboratory") for o in
-            unfinished.pending(q.record, tests, within)]  # fmt: skip
+    """Only where results and reports were read: otherwise every order would look pending."""
+    if not q.read("labs", "tests"):
+        return []
+    tests, within = words(q.case.service, "critical_tests"), hours(q.case.service, "pending_h")
+    found = unfinished.pending(q.record, tests, within)
+    return [_open(q, o, "result-follow-up", "pending result", "Laboratory") for o in found]
 
 
 def _unread(q: Question) -> list[Problem]:

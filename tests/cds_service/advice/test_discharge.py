@@ -193,6 +193,15 @@ def test_a_study_is_called_unread_only_where_the_reports_were_read() -> None:
     assert "radiology reports (did not arrive in time)" in text(card_of(discharge(STUDY, LOW, shortfalls=lost)))
 
 
+@pytest.mark.parametrize(
+    ("key", "named"), [("labs", "laboratory results (did not arrive"), ("tests", "laboratory reports (did not arrive")]
+)
+def test_a_result_is_called_pending_only_where_results_and_reports_were_read(key: str, named: str) -> None:
+    lost = (Shortfall(key, "timeout"),)
+    assert rules(discharge(CULTURE, shortfalls=lost)) == ()
+    assert named in text(card_of(discharge(CULTURE, STUDY, shortfalls=lost)))
+
+
 def test_oxygen_is_not_called_new_while_the_problem_list_is_missing() -> None:
     lost = (Shortfall("conditions", "timeout"),)
     assert rules(discharge(*vitals(o2=2), shortfalls=lost)) == ()
