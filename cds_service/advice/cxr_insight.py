@@ -2,8 +2,8 @@
 
 Device-class: off unless the site switches imaging on, and labelled research use on every card. A final report of
 the film always wins: then only CX-03 speaks, and only of change. A side and a zone stand where the networks give one.
-CX-04 (disagreement with the final report) is kept for radiology and never shown, `film_quality`; CX-05 (unchanged or
-improved) is a silence.
+CX-04 (disagreement with the final report) is kept for radiology and never shown, `film_quality`; what is unchanged or
+improved is on no card either, `film_unchanged` (CX-05).
 """
 
 from __future__ import annotations
