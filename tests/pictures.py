@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import requests
 from joserfc import jwt
@@ -206,29 +207,32 @@ def work_a_day(base: str, client: Client, key: ECKey, session: requests.Session,
             if answer.status_code != requests.codes.unavailable:
                 break
             time.sleep(2)
-        answer.raise_for_status()
         return answer
 
     services = session.get(f"{base}/cds-services", timeout=60).json()["services"]
-    seen: list[tuple[str, dict[str, str]]] = []
+    seen: list[tuple[str, dict[str, Any]]] = []
     patients = demo_patients(now)
     for number, patient in enumerate(patients * 2):
         for occasion in patient.occasions:
-            context = {"userId": USER, "patientId": patient.id, "encounterId": encounter_id(patient)}
+            context: dict[str, Any] = {"userId": USER, "patientId": patient.id, "encounterId": encounter_id(patient)}
             drafts = {"resourceType": "Bundle", "entry": [{"resource": draft} for draft in occasion.drafts]}
             context |= {"draftOrders": drafts} if occasion.drafts else {}
             context |= {"selections": list(occasion.selections)} if occasion.hook == "order-select" else {}
             for service in services:
                 if service["hook"] == occasion.hook:
                     fhir = client.fhir[0].base
-                    body = {"hook": occasion.hook, "hookInstance": str(uuid.uuid4()), "fhirServer": fhir}
+                    body: dict[str, Any] = {
+                        "hook": occasion.hook,
+                        "hookInstance": str(uuid.uuid4()),
+                        "fhirServer": fhir,
+                    }
                     if number < len(patients):
                         filled = {key_: fill(template, context) for key_, template in service["prefetch"].items()}
                         sent = {name: session.get(f"{fhir}/{q}", timeout=60) for name, q in filled.items() if q}
                         body["prefetch"] = {name: got.json() for name, got in sent.items() if got.ok}
                     path = f"/cds-services/{service['id']}"
-                    cards = post(path, body | {"context": context}).json()["cards"]
-                    seen += [(path, card) for card in cards]
+                    answer = post(path, body | {"context": context})
+                    seen += [(path, card) for card in (answer.json()["cards"] if answer.ok else ())]
     at = now.isoformat()
     for number, (path, card) in enumerate({card["uuid"]: (path, card) for path, card in seen}.values()):
         said: dict[str, object] = {"card": card["uuid"], "outcomeTimestamp": at}
