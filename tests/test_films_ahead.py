@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,12 +42,27 @@ pytestmark = pytest.mark.servers
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SECRET = "told-to-the-ehr-alone"
+MODEL = "chest-generated"
+"""The demonstration model speaks on films of these patients; what ships with the services withholds its answers."""
 
 
 @pytest.fixture(scope="module")
 def engines() -> Mapping[str, Assessor]:
     settings = Settings()
-    return load_engines(load_services(settings.manifests / "services", "research_imaging"), settings)
+    return load_engines(load_services(settings.manifests / "services", "research_imaging", model=MODEL), settings)
+
+
+@pytest.fixture(scope="module")
+def outspoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifests with thresholds so low that the newest film is spoken of, whatever is on it and was before."""
+    folder = tmp_path_factory.mktemp("manifests")
+    shutil.copytree(Settings().manifests / "services", folder / "services")
+    path = folder / "services" / "cxr-insight.yaml"
+    manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+    manifest["thresholds"] = {name: {"high": 0.02, "low": 0.01} for name in manifest["thresholds"]}
+    manifest["evidence"]["studies"]["films"] = 1  # beside another film, what has not changed is not spoken of
+    path.write_text(yaml.safe_dump(manifest), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +147,22 @@ def answered(ehr: Ehr, service: str, hook: str, context: Mapping[str, Any]) -> A
 
 
 def test_with_a_warm_cache_no_pixel_is_fetched_and_the_cards_are_those_the_pixels_give(
-    tmp_path: Path, fhir_server: FhirServer, orthanc: Orthanc, engines: Mapping[str, Assessor], patient: Patient
+    tmp_path: Path,
+    fhir_server: FhirServer,
+    orthanc: Orthanc,
+    engines: Mapping[str, Assessor],
+    patient: Patient,
+    outspoken: Path,
 ) -> None:
-    archives = [orthanc.dicomweb]
-    with running_house(tmp_path / "cold", fhir_server.base, archives, engines, NOW) as ehr:
+    archives, models = [orthanc.dicomweb], Settings().models
+    how: dict[str, Any] = {"model": MODEL, "manifests": outspoken, "models": models}
+    with running_house(tmp_path / "cold", fhir_server.base, archives, engines, NOW, **how) as ehr:
         before = orthanc.frame_requests()
         from_pixels = said(ehr, patient)
         assert orthanc.frame_requests() > before
     assert minute(patient.studies[-1]["started"]) in json.dumps(from_pixels)
 
-    with running_house(tmp_path / "warm", fhir_server.base, archives, engines, NOW, films_workers=1) as ehr:
+    with running_house(tmp_path / "warm", fhir_server.base, archives, engines, NOW, films_workers=1, **how) as ehr:
         ehr.call("imaging-timing", "patient-view", patient.view())  # somebody opens the chart
         with kept(tmp_path / "warm", 2) as store:
             films = [unpack(data) for data in found(store, patient, engines)]
@@ -162,7 +184,9 @@ def test_with_the_archive_gone_kept_films_are_used_all_the_same(
 ) -> None:
     with running_orthanc() as own:
         copy(orthanc, own)
-        with running_house(tmp_path, fhir_server.base, [own.dicomweb], engines, NOW, films_workers=1) as ehr:
+        with running_house(
+            tmp_path, fhir_server.base, [own.dicomweb], engines, NOW, films_workers=1, model=MODEL
+        ) as ehr:
             first = said(ehr, patient)
             with kept(tmp_path, 2):
                 own.process.kill()
@@ -179,7 +203,9 @@ def copy(source: Orthanc, target: Orthanc) -> None:
 def test_erasing_a_patient_takes_the_kept_films_and_the_queue_along(
     tmp_path: Path, fhir_server: FhirServer, orthanc: Orthanc, engines: Mapping[str, Assessor], patient: Patient
 ) -> None:
-    with running_house(tmp_path, fhir_server.base, [orthanc.dicomweb], engines, NOW, films_workers=1) as ehr:
+    with running_house(
+        tmp_path, fhir_server.base, [orthanc.dicomweb], engines, NOW, films_workers=1, model=MODEL
+    ) as ehr:
         ehr.call("deterioration", "patient-view", patient.view())
         with kept(tmp_path, 2):
             pass
@@ -224,7 +250,9 @@ def test_a_subscription_has_the_film_encoded_before_anybody_opens_the_chart(
     patient: Patient,
     payload: str,
 ) -> None:
-    with running_house(tmp_path, fhir_server.base, [orthanc.dicomweb], engines, NOW, films_workers=1) as ehr:
+    with running_house(
+        tmp_path, fhir_server.base, [orthanc.dicomweb], engines, NOW, films_workers=1, model=MODEL
+    ) as ehr:
         clients = tmp_path / "clients.yaml"
         registered = yaml.safe_load(clients.read_text())
         registered[0]["fhir"][0]["subscriptions"] = {"films": hashlib.sha256(SECRET.encode()).hexdigest()}
