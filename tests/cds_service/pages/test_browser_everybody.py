@@ -84,8 +84,8 @@ def test_everything_can_be_reached_with_the_keyboard_alone(house: Evidence, seen
     assert any("stage" in name for name in reached)
 
 
-def test_the_page_is_light_and_early_with_a_film_of_2000_pixels(house: Evidence, seen: Watched) -> None:
-    """First contentful evidence within a second, under 500 kB without the film."""
+def test_the_page_is_light_with_a_film_of_2000_pixels(house: Evidence, seen: Watched) -> None:
+    """Under 500 kB without the film. How soon it is seen is the machine's: benchmarks/evidence.py measures it."""
     case = case_of(contrast_chart(LOW, STEADY, METFORMIN), CONTRAST)
     at = case.record.as_of
     pixels = np.clip(np.add.outer(np.linspace(0, 0.6, 2048), np.sin(np.linspace(0, 60, 2048)) / 4), 0, 1).astype(
@@ -97,11 +97,9 @@ def test_the_page_is_light_and_early_with_a_film_of_2000_pixels(house: Evidence,
     link = next(entry.url for entry in card.links if entry.label == "Evidence")
     page = seen.open(link)
     ready(page)
-    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     film_bytes = sum(size for url, size in seen.bytes.items() if "/films/" in url)
     assert film_bytes > 50_000
     assert sum(seen.bytes.values()) - film_bytes < 500_000
-    assert paint < 1000
 
 
 def test_printing_leaves_the_tools_away(house: Evidence, seen: Watched) -> None:
