@@ -160,6 +160,7 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path / "state", tmp_path / "manifests")
 
 
+@pytest.mark.in_time
 def test_a_switch_by_command_holds_in_the_running_service_within_a_second(ward: Make, shell: Shell) -> None:
     w = ward()
     assert shown(w) == ["A-01"]
@@ -172,6 +173,7 @@ def test_a_switch_by_command_holds_in_the_running_service_within_a_second(ward: 
     assert w.state.verify_audit().ok
 
 
+@pytest.mark.in_time
 def test_a_switch_is_obeyed_by_every_process_within_a_second(plugin: Path, tmp_path: Path) -> None:
     manifest = {"hooks": ["patient-view"], "advice": "other", "evidence": {}}
     shared = {"state_dir": str(tmp_path / "state")}
