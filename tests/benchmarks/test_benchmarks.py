@@ -105,7 +105,9 @@ def test_the_protocol_is_measured_on_a_running_service_that_checks_its_callers(t
         assert house.call(protocol.SERVICE, protocol.body(concerned=False)).json()["cards"] == []
 
 
-@pytest.mark.parametrize("script", ["protocol", "order", "mapping", "growth", "evidence", "restarts", "engine", "scale"])
+@pytest.mark.parametrize(
+    "script", ["protocol", "order", "mapping", "growth", "evidence", "restarts", "engine", "scale"]
+)
 def test_each_benchmark_is_one_command(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
