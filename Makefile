@@ -58,8 +58,14 @@ $(PROMTOOL)/promtool:
 	@mkdir -p build/tools/prometheus
 	-@cd build/tools && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb
 
+# Ray by itself, for its schema: beside everything else it would be the largest of what the tests install.
+RAY := build/tools/ray
+$(RAY)/.installed: constraints.txt
+	-@$(PYTHON) -m venv $(RAY) && $(RAY)/bin/pip install -q --disable-pip-version-check \
+	  "ray[serve]==$$(sed -n 's/^ray==//p' constraints.txt)" && touch $@
+
 unit: export PATH := $(abspath $(PROMTOOL)):$(PATH)
-unit: install-test debian-packages node-packages $(PROMTOOL)/promtool
+unit: install-test debian-packages node-packages $(PROMTOOL)/promtool $(RAY)/.installed
 # A test that fails once and then passes is named at the end: it is a finding, but no reason to hold a release back.
 	$(BIN)/pytest --reruns 1 --reruns-delay 2 -rR --cov --cov-report=term:skip-covered --cov-report=json:$(VENV)/coverage.json
 	$(BIN)/python tests/coverage_floor.py $(VENV)/coverage.json

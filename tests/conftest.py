@@ -20,6 +20,9 @@ from cds_service.manifest import Service
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# On a busy machine the threads of a small product wait for each other; in child processes, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A busy machine makes inputs slowly, which says nothing about the code under test.
 hypothesis.settings.register_profile(
     "any-machine", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,27 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "manifests/ray/serve.yaml").read_text())
 
 
+RAYS_SCHEMA = """
+import json, sys
+from ray.serve.schema import ServeDeploySchema
+ServeDeploySchema.model_validate(json.load(sys.stdin))
+"""
+
+
 def test_rays_own_schema_takes_the_configuration_and_refuses_a_wrong_one() -> None:
-    schema = pytest.importorskip("ray.serve.schema", reason="pip install 'ordersight[ray]' brings Ray's schema")
-    schema.ServeDeploySchema.model_validate(CONFIG)
+    own = ROOT / "build/tools/ray/bin/python"
+    python = str(own) if own.exists() else sys.executable
+    if subprocess.run([python, "-c", "import ray.serve.schema"], capture_output=True, check=False).returncode:
+        pytest.skip("Ray is not installed: make unit puts it into build/tools/ray")
+
+    def refused(config: dict[str, Any]) -> str:
+        asked = [python, "-c", RAYS_SCHEMA]
+        return subprocess.run(asked, input=json.dumps(config), capture_output=True, text=True, check=False).stderr
+
+    assert refused(CONFIG) == ""
     (application,) = CONFIG["applications"]
     wrong = {**application, "deployments": [{"name": "Replica", "num_replicas": -1}]}
-    with pytest.raises(ValueError, match="num_replicas"):
-        schema.ServeDeploySchema.model_validate({**CONFIG, "applications": [wrong]})
+    assert "num_replicas" in refused({**CONFIG, "applications": [wrong]})
 
 
 def test_the_configuration_names_code_that_is_there() -> None:
