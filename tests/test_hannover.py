@@ -35,7 +35,7 @@ pytestmark = pytest.mark.servers
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 BUDGET_S = 1.5  # of patient-view, in both manifests
-SLACK_S = 2.0  # this machine's two cores run the tests, the servers and the model at once
+SLACK_S = 0.7  # this machine's two cores run the tests, the servers and the model at once
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from served import Served, served
 pytestmark = pytest.mark.in_time
 
 PEAK_MB, KEPT_MB = 600, 200
-BUDGET_S, LATE_S = 1.0, 2.0
+BUDGET_S, LATE_S = 1.0, 0.5
 
 
 @dataclass
