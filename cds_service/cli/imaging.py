@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cds_service.cli.errors import CommandError
-from cds_service.cli.imaging_page import page, sections
+from cds_service.cli.imaging_page import findings, page, sections
 from cds_service.settings import Settings
 from fhir_mappers.film_shards import export_films
 from fhir_mappers.sources import SourceError
@@ -66,7 +66,7 @@ def evaluate_imaging(shards: Path, *, stored: bool, page_file: Path | None) -> N
         except ShardError as error:
             raise CommandError(f"{error}; `cds-service train {card.name}` exports the shards") from None
     console = Console()
-    console.print("\n".join(sections(figures)), highlight=False, markup=False)
+    console.print("\n".join(sections(figures) + findings(finding_cards(models))), highlight=False, markup=False)
     for limit in card.known_limits:
         console.print(f"[dim]{limit}[/]", highlight=False)
 

@@ -55,7 +55,7 @@ def page(card: FilmReaderCard, models: Sequence[Card]) -> str:
         + ".",
         *sections(card.figures),
         MAPS.rstrip("\n"),
-        *_findings(models),
+        *findings(models),
         ANCHORS.rstrip("\n"),
         "\n## Known limits\n",
         *(f"- {limit}" for limit in card.known_limits),
@@ -212,7 +212,8 @@ def _course(name: str, f: CourseFigures) -> str:
     )
 
 
-def _findings(models: Sequence[Card]) -> list[str]:
+def findings(models: Sequence[Card]) -> list[str]:
+    """AUROC of every finding, a table for each model."""
     lines = ["\n## Findings", "\nFrom the models' own cards; more of each in [model.md](model.md)."]
     for card in models:
         lines += [f"\n### {card.name} ({card.tier} data)\n", "| finding | films (positive) | AUROC | standing |"]

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from cds_service.cli.imaging import finding_cards
 from cds_service.cli.imaging_page import page
 from cds_service.cli.main import assemble
+from models.checkpoint import read_card
 from models.film_reader import NAME, read_film_card
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,6 +32,11 @@ def test_the_command_writes_the_page_and_prints_its_figures(tmp_path: Path, monk
     assert out.read_text(encoding="utf-8") == (ROOT / "docs" / "imaging.md").read_text(encoding="utf-8")
     dice = read_film_card(MODELS / NAME).figures.outlines["open"]["left_lung"].dice
     assert f"{dice.value:.3f} ({dice.low:.3f} to {dice.high:.3f})" in done.output
+    judged = read_card(MODELS / "chest-open").targets["finding.pneumonia"].figures
+    assert judged is not None
+    auroc = judged.auroc
+    assert auroc is not None
+    assert f"| pneumonia | {judged.cases} ({judged.positives}) | {auroc.value:.3f} ({auroc.low:.3f} to" in done.output
 
 
 def test_without_shards_the_command_says_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
