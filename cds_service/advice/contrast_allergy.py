@@ -52,8 +52,8 @@ def allergy_card(q: Question, *, emergency: bool) -> Card | None:
         detail=detail(
             why=q.why,
             facts=[*(_fact(a) for a in reactions[:MOST_SHOWN]), *code_status(record)],
-            advice="A study without contrast avoids the risk. Where contrast is needed, another agent than the one of "
-            "the reaction is the first step; premedication and monitoring are for radiology to decide.",
+            advice="A study without contrast avoids the risk. Where contrast is needed, an agent other than the one "
+            "reacted to comes first; premedication and monitoring are for radiology to decide.",
             unknown=(
                 *(("how severe the reaction was",) if worst.severity == "unknown" else ()),
                 *missing_evidence(q.case.shortfalls, {"allergies": "rest of the allergy list", **EVIDENCE}),

@@ -35,9 +35,10 @@ def change_line(case: Case) -> str:
     before, now = probability(first.before or 0.0), probability(first.now or 0.0)
     number = f"{len(compared)} finding" + ("s" if len(compared) > 1 else "")
     said = f"{first.placed} {first.change}" if moved else f"no change in {number}, {first.title}"
+    said += f" {before} to {now}" if before != now else f", {now} on both"
     return (
         f"Model {assessment.model} ({TRAINED_ON[assessment.tier]}), films {day(films.prior.at)} and "
-        f"{day(films.newest.at)}: {said} {before} to {now}. Model estimate, not a diagnosis. {RESEARCH}"
+        f"{day(films.newest.at)}: {said}. Model estimate, not a diagnosis. {RESEARCH}"
     )
 
 
