@@ -185,7 +185,7 @@ def _groups(service: Service, card: Card) -> tuple[str, ...]:
 
 
 def _notes(service: Service, card: Card) -> tuple[str, ...]:
-    return tuple(f"{s.title}: {s.notes}" for s in _used(service, card))
+    return tuple(f"{s.title}: {s.notes.removeprefix(f'{s.name.capitalize()}: ')}" for s in _used(service, card))
 
 
 def _validity(service: Service, card: Card) -> tuple[str, ...]:

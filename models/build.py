@@ -265,7 +265,7 @@ def known_limits(
         )
     ]
     notes = {source.name: source.notes for source in sources if source.notes}
-    found += [f"{source}: {note}" for source, note in sorted(notes.items())]
+    found += [f"{name}: {note.removeprefix(f'{name.capitalize()}: ')}" for name, note in sorted(notes.items())]
     found += [f"{n}: {limit}" for n, c in cards.items() for limit in c.limits if limit not in notes.values()]
     found += [f"{name}: withheld, the model abstains." for name, c in cards.items() if c.standing == "withheld"]
     if gate is not None:

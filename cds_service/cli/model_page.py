@@ -67,7 +67,8 @@ def _model(card: Card) -> str:
     lines += ["\n### Data\n", "| data | licence | patients | attribution |", "|---|---|---|---|"]
     for source in card.sources:
         patients = ", ".join(f"{n} {split}" for split, n in source.patients.items())
-        lines.append(f"| [{source.title}]({source.url}) | {source.licence} | {patients} | {source.attribution} |")
+        title = f"[{source.title}]({source.url})" if source.url else source.title
+        lines.append(f"| {title} | {source.licence} | {patients} | {source.attribution} |")
     return "\n".join(lines) + "\n"
 
 
