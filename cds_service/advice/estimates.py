@@ -153,7 +153,7 @@ def model_line(assessment: Assessment, estimate: Estimate) -> str:
     name = f"Model {assessment.model} ({TRAINED_ON[assessment.tier]})"
     research = f" {RESEARCH}" if rests_on_film(estimate) else ""
     if estimate.probability is None:
-        return f"{name} gave no estimate: {estimate.abstained or 'not known why'}."
+        return f"{name} gave no estimate: {(estimate.abstained or 'not known why').removesuffix('.')}."
     text = f"{name}: {estimate.target.title} {probability(estimate.probability)}"
     if estimate.interval is not None:
         text += f", 90% interval {probability(estimate.interval[0])} to {probability(estimate.interval[1])}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cds_service.advice import ordering
 from cds_service.advice.early_warning import item_fact, score_advice
 from cds_service.advice.packs import care
-from cds_service.advice.packs.infection import CULTURE_CODES, Cover, Suspicion, cover, suspected
+from cds_service.advice.packs.infection import Cover, Suspicion, cover, suspected
 from cds_service.advice.packs.news2 import rise
 from cds_service.advice.packs.quality import above, below, reading
 from cds_service.advice.ward_question import NEWS2_AGE, REASONS, URGENT, Question, coded, news2_fact, review
@@ -147,7 +147,8 @@ def _rising(q: Question) -> Sign | None:
     if earlier is None or q.score.total - earlier.total < float(setting(q.case.service, "sepsis_news2_rise")):
         return None
     fact = news2_fact(q.score, f"from {earlier.total} at {moment(earlier.at)}")
-    text = f"NEWS2 {earlier.total} to {q.score.total} by {moment(q.score.at)}"
+    at_least = "at least " if q.score.missing else ""
+    text = f"NEWS2 {earlier.total} to {at_least}{q.score.total} by {moment(q.score.at)}"
     return Sign(text, fact, RISING, q.score.preliminary)
 
 
@@ -159,7 +160,7 @@ def sepsis_card(q: Question, sepsis: Sepsis | None) -> Card | None:
         return None
     scored = q.scored if rule_on(service, q.scored) is not None else ""
     used = (scored, RULE) if scored == "DT-01" else (RULE, scored) if scored else (RULE,)
-    none = none_in(q, sepsis)
+    none = none_in(q, sepsis, " was ordered or given")
     indicator: Indicator = rule.tier if sepsis.sure else "info"
     if scored and q.score is not None and not q.score.preliminary:
         indicator = max(indicator, service.rules[scored].tier, key=("info", "warning", "critical").index)
@@ -174,7 +175,7 @@ def sepsis_card(q: Question, sepsis: Sepsis | None) -> Card | None:
         indicator=indicator,
         summary=_summary(q, sepsis, scored),
         detail=detail(
-            why=f"Infection is suspected, and {none}.",
+            why=f"Infection is suspected{', and' if sepsis.cover.recent is False else ';'} {none}.",
             facts=[*sepsis_rows(q, sepsis), *q.goals_row, *q.film_row, *_items(q)],
             advice="Suspected sepsis is assessed at once, with lactate and cultures; cultures do not delay antibiotics."
             + (f" {score_advice(q.score, scored)}" if scored and q.score is not None else ""),
@@ -202,10 +203,10 @@ def _items(q: Question) -> list[Fact]:
     return [item_fact(item) for item in q.score.items if item.points] if q.score is not None and q.scored else []
 
 
-def none_in(q: Question, sepsis: Sepsis) -> str:
+def none_in(q: Question, sepsis: Sepsis, was: str = "") -> str:
     """`no antibiotic in 6 h`, or that this is not known."""
     window = f"{float(setting(q.case.service, 'antibiotic_h')):g} h"
-    return f"no antibiotic in {window}" if sepsis.cover.recent is False else f"antibiotic in {window} not known"
+    return f"no antibiotic{was} in {window}" if sepsis.cover.recent is False else f"antibiotic in {window} not known"
 
 
 def sepsis_rows(q: Question, sepsis: Sepsis) -> list[Fact]:
@@ -230,7 +231,7 @@ def sepsis_suggestions(q: Question, sepsis: Sepsis) -> tuple[Suggestion, ...]:
     if recent is None and not ordering.ordered(record.orders, ordering.LACTATE_CODES):
         code = ordering.concept(LOINC, ordering.LACTATE, "Lactate")
         tests.append(("lactate", ordering.service_request(case, code, priority="stat")))
-    if not ordering.ordered(record.orders, CULTURE_CODES):
+    if not ordering.ordered(record.orders, frozenset({ordering.BLOOD_CULTURE})):
         code = ordering.concept(LOINC, ordering.BLOOD_CULTURE, "Blood culture")
         tests.append(("blood cultures", ordering.service_request(case, code, priority="stat")))
     found = []

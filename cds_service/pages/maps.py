@@ -97,7 +97,7 @@ def add_maps(blueprint: Blueprint, links: EvidenceLinks, engines: Mapping[str, A
         try:
             picture = msgspec.msgpack.decode(read_part(links, link_id, held, "films"), type=list[bytes])[number]
             made = draw_map(engine, picture, finding, TIMEOUT_S)
-        except RuntimeError as error:  # EngineBusy and EngineTimeout, and whatever a model raises
+        except (RuntimeError, MemoryError) as error:  # EngineBusy and EngineTimeout, and whatever a model raises
             return _not_now(type(error).__name__)
         finally:
             turns.release()

@@ -84,6 +84,7 @@ def test_as_shipped_severity_in_covid_is_withheld_and_the_card_says_why() -> Non
     said = said_by(load_checkpoint(OPEN))
     assert "NEWS2 10" in said
     assert "Withheld: no better than always answering the prevalence, on patients kept apart." in said
+    assert "apart.." not in said
     assert "90% interval" not in said
 
 

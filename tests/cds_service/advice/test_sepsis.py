@@ -59,6 +59,12 @@ def test_cultures_on_order_are_not_ordered_twice() -> None:
     assert card_of(chart(PNEUMONIA, LACTATE, CULTURE)).suggestions == ()
 
 
+def test_a_culture_of_sputum_stands_for_none_of_blood() -> None:
+    sputum = ordered("624-7", "2026-03-08T20:00:00Z", "Respiratory culture")
+    card = card_of(chart(PNEUMONIA, LACTATE, sputum))
+    assert [s.label for s in card.suggestions] == ["Order blood cultures"]
+
+
 def test_the_bundle_is_offered_where_a_site_names_one() -> None:
     card = card_of(FIRES, site(sepsis_bundle_code="urn:oid:2.999.7|SEPSIS-6"))
     bundle = card.suggestions[-1]
@@ -91,7 +97,8 @@ def test_each_condition_of_the_rule_decides(fires: tuple[Resource, ...], silent:
     assert "DT-03" not in rules(chart(*silent))
 
 
-RISEN = vitals(rr=22, hr=112, temp=38.4)
+RISING = {"rr": 22, "hr": 112, "temp": 38.4}
+RISEN = vitals(**RISING)
 """2 + 2 + 1 = 5 (RCP 2017, chart 1)."""
 
 
@@ -106,6 +113,8 @@ def test_a_news2_of_5_that_rose_by_2_within_6_hours_is_a_sign() -> None:
     assert card.basis.rules == ("DT-03", "DT-02")
     assert "NEWS2 3 to 5 by 2026-03-10 13:40" in card.summary
     assert "| NEWS2 5 | from 3 at 2026-03-10 09:00 |" in text(card)
+    partial = card_of(chart(PNEUMONIA, *vitals("2026-03-10T09:00:00Z", rr=22, hr=95), *vitals(**RISING, sbp=None)))
+    assert "NEWS2 3 to at least 5 by 2026-03-10 13:40" in partial.summary
 
 
 @pytest.mark.parametrize(
@@ -155,6 +164,7 @@ def test_where_nobody_can_say_whether_an_antibiotic_is_on_its_way_the_card_infor
     card = card_of(chart(PNEUMONIA, LACTATE, *resources, shortfalls=lost_keys))
     assert card.indicator == "info"
     assert "antibiotic in 6 h not known" in card.summary
+    assert "Infection is suspected; antibiotic in 6 h not known." in text(card)
     assert named in text(card)
     assert not any(s.is_recommended for s in card.suggestions)
 
