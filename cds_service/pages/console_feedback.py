@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from cds_service.advice.writing import DEFAULT_REASONS
 from cds_service.economy import FEWEST_ORDERS
 from cds_service.pages.console_models import model_names
 from cds_service.pages.console_page import Console, admin
@@ -19,6 +20,8 @@ from cds_service.state.records import PER_ORDER, PER_USER_AND_WEEK, ReportRow
 PERIODS = (7, 28, 91, 365)
 ACCEPTANCE: Mapping[str, float] = {"critical": 0.60, "warning": 0.30, "info": 0.10}
 """Share of answered cards accepted that a tier should reach; below half of it the rule's owner should look."""
+REASONS = {code: words.lower() for code, words in DEFAULT_REASONS}
+"""The reasons every card offers, in the words of its buttons; a site's own code stands for itself."""
 COLUMNS = (
     "service",
     "rule",
@@ -68,6 +71,7 @@ def add_feedback(blueprint: Blueprint, console: Console) -> None:
             per_week=PER_USER_AND_WEEK,
             acceptance=ACCEPTANCE,
             causes=CAUSES,
+            reasons=REASONS,
         )
 
     @blueprint.get("/feedback/report.csv")

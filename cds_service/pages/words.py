@@ -88,8 +88,11 @@ CAUSES = {
     "overridden": "overridden before",
     "answered": "answered before",
     "later": "put off",
+    "eight per week": "eight interruptions of a user a week",
+    "five per thousand orders": "five interruptions in a thousand orders",
+    "two per event": "two cards for an event",
 }
-"""Why a card was held back: `cds_service.economy.Cause`, where its own word does not say it."""
+"""Why a card was held back or only informs: the words of `cds_service.economy`, where they do not say it."""
 FIGURES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "Calibration error (ECE)"}
 EXPECTED = frozenset({"superseded", "unknown-code", "not-read", "bad-status"})
 """Gaps every chart has many of: shown as a count, not one by one."""
