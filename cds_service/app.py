@@ -145,7 +145,7 @@ def create_app(
     services = services or load_services(settings.manifests / "services", settings.profile)
     sites = load_sites(settings.sites, rule_names(services))
     services = sites.asked_of(services)
-    engines = engines or {}
+    engines = {} if engines is None else engines  # one elsewhere may be empty only so far
     house = House(
         settings=settings,
         services=services,

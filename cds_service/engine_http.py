@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,6 +14,8 @@ from urllib3.exceptions import TimeoutError as HttpTimeout
 from cds_service.engine_client import QUIET_S, EngineGone, Link, error_of
 from cds_service.engine_wire import MOST_BYTES, Asked, Follow, Here, Refused, Said, encode, said
 from models.contract import EngineBusy, EngineTimeout
+
+log = logging.getLogger(__name__)
 
 SAY_S = 1.0
 FOLLOW_S = 5.0
@@ -27,9 +30,10 @@ class HttpLink(Link):
     active  the digests to answer with, by name, as `Store.active_models` says; read before each `Follow`
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, active: Callable[[], Mapping[str, str]] = dict) -> None:
         self._url = url
-        self.active: Callable[[], Mapping[str, str]] = dict
+        self.active = active
+        self._last: Mapping[str, str] = {}
         self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, retries=False)
         super().__init__()
 
@@ -87,6 +91,7 @@ class HttpLink(Link):
 
     def _wanted(self) -> Mapping[str, str]:
         try:
-            return self.active()
-        except Exception:  # noqa: BLE001 - a state that cannot be read takes no model out of service
-            return {}
+            self._last = self.active()
+        except Exception as error:  # noqa: BLE001 - a state that cannot be read changes no model
+            log.warning("active models cannot be read", extra={"fields": {"why": type(error).__name__}})
+        return self._last

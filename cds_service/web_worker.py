@@ -14,9 +14,12 @@ import math
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cds_service.app import House, create_app
+from cds_service.durable import open_state
 from cds_service.engine_client import EngineLink, Link
 from cds_service.engine_http import HttpLink
 from cds_service.lifeline import end_with_parent, told
@@ -25,9 +28,12 @@ from cds_service.manifest import load_services
 from cds_service.server import Server
 from cds_service.settings import Settings
 from cds_service.shared_buckets import SharedBuckets
+from cds_service.state.store import Store
 from cds_service.workers import ENGINE
 
 BUCKETS = "buckets"
+PATIENCE_S = 60.0
+"""What a worker waits for word of its models at most before it answers by rules alone, until they come."""
 
 
 def share_of(settings: Settings) -> Settings:
@@ -39,8 +45,17 @@ def share_of(settings: Settings) -> Settings:
     )
 
 
-def open_link(settings: Settings, folder: Path) -> Link:
-    return EngineLink(folder / ENGINE) if settings.engine_url == "off" else HttpLink(settings.engine_url)
+def open_link(settings: Settings, folder: Path, state: Store) -> Link:
+    if settings.engine_url == "off":
+        return EngineLink(folder / ENGINE)
+    return HttpLink(settings.engine_url, state.active_models)
+
+
+def await_models(link: Link, stopping: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
+    """The first answers should not be worse than the later ones; calls wait in the backlog meanwhile."""
+    until = time.monotonic() + seconds
+    while not stopping() and time.monotonic() < until and not link.wait(0.5):
+        pass
 
 
 def main(number: int, folder: Path, listening: int, lifeline: int) -> None:
@@ -51,16 +66,15 @@ def main(number: int, folder: Path, listening: int, lifeline: int) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: server.stop())
         end_with_parent(lifeline, server.stop)
-        link = open_link(settings, folder) if services.models() else None
-        # The first answers should not be worse than the later ones; calls wait in the backlog meanwhile.
-        while link is not None and not server.stopping and not link.wait(0.5):
-            pass
+        state = open_state(settings)
+        link = open_link(settings, folder, state) if services.models() else None
+        if link is not None:
+            await_models(link, lambda: server.stopping)
         if server.stopping:
+            state.close()
             return
-        app = create_app(share_of(settings), services=services, engines=link)
+        app = create_app(share_of(settings), services=services, engines=link, state=state)
         house: House = app.extensions["ordersight"]
-        if isinstance(link, HttpLink):
-            link.active = house.state.active_models
         house.admission.buckets = SharedBuckets(folder / BUCKETS, float(settings.client_points_per_s))
         gc.collect()
         gc.freeze()

@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from cds_service.app import create_app
 from cds_service.engine_client import EngineGone
 from cds_service.engine_http import HttpLink
 from cds_service.engine_versions import VERSIONS, Versions
 from cds_service.engine_wire import asked, encode
+from cds_service.manifest import Services
+from cds_service.trust.clients import Clients
+from cds_service.web_worker import await_models
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.contract import EngineBusy, FusionInput
 from models.registry import Registry, vectors
@@ -107,6 +111,15 @@ def test_a_version_that_is_activated_answers_the_next_call_and_the_one_before_fi
         until(lambda: link[NAME].digest == newer.digest)
         assert link[NAME].assess(patient, timeout=30).digest == newer.digest
         assert began.assess(patient, timeout=30).digest == began.digest != newer.digest
+        asks = []
+
+        def unreadable() -> dict[str, str]:
+            asks.append(True)
+            raise OSError("the database is away")
+
+        link.active = unreadable
+        until(lambda: len(asks) > 1)
+        assert link[NAME].digest == newer.digest
         link.active = lambda: {NAME: "0" * 64}  # not in this replica's folder: the shipped one answers
         until(lambda: link[NAME].digest == began.digest)
         link.close()
@@ -139,6 +152,21 @@ def test_whoever_is_not_there_is_missed_at_once_and_found_again(versions: Versio
     with answering(reply, port):
         until(lambda: far.ready)
         assert far.assess(patient, timeout=30).model.startswith(NAME)
+    link.close()
+
+
+def test_a_worker_that_starts_before_its_models_answers_without_them_and_finds_them_when_they_come(
+    versions: Versions, make_app: Callable[..., Any]
+) -> None:
+    with answering(lambda body: (503, b"")) as server:
+        port = server.server_port
+        link = linked(server)
+        await_models(link, lambda: False, 0.1)
+        settings = make_app().extensions["ordersight"].settings
+        app = create_app(settings, services=Services([]), clients=Clients(), engines=link)
+        assert not app.extensions["ordersight"].engines
+    with answering(lambda body: (200, encode(versions.said(asked.decode(body)))), port):
+        until(lambda: NAME in app.extensions["ordersight"].engines)
     link.close()
 
 
