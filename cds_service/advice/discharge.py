@@ -265,14 +265,14 @@ def _unread(q: Question) -> list[Problem]:
 
 
 def _open(q: Question, found: unfinished.Open, code: str, what: str, source: str) -> Problem:
+    at = moment(found.at) or "time not known"
     follow = ordering.task(
         q.case,
         code,
         f"follow up {what}",
         focus=found.source.reference,
-        description=f"Open at discharge: {what} of {moment(found.at) or 'unknown time'}",
+        description=f"Open at discharge: {what} ({at})",
     )
-    at = moment(found.at) or "time not known"
     text = f"{what} ({found.name}, {at})"
     fact = Fact(what.capitalize(), f"{found.name}: {found.state}", moment(found.at), source)
     return Problem(text, (fact,), f"{what} {found.source.reference}", "task", follow, what)

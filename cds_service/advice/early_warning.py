@@ -5,10 +5,8 @@ It never waits for a model; the model's estimate is a line on the card.
 
 from __future__ import annotations
 
-from cds_service.advice import ordering
 from cds_service.advice.packs.news2 import Item, News2
-from cds_service.advice.packs.quality import reading
-from cds_service.advice.ward_question import EMERGENCY, REASONS, URGENT, Question, news2_fact, review
+from cds_service.advice.ward_question import EMERGENCY, REASONS, URGENT, Question, news2_fact, review, tests_missing
 from cds_service.advice.writing import (
     Fact,
     band,
@@ -16,7 +14,6 @@ from cds_service.advice.writing import (
     day,
     detail,
     fitting,
-    hours,
     moment,
     rule_line,
     rule_on,
@@ -25,7 +22,6 @@ from cds_service.advice.writing import (
     words,
 )
 from cds_service.cards import Card, Suggestion, new_uuid
-from fhir_mappers.codes import LOINC
 from fhir_mappers.record import Lab
 
 
@@ -90,16 +86,8 @@ def score_advice(score: News2, name: str) -> str:
 
 
 def _suggestions(q: Question, name: str, *, complete: bool) -> tuple[Suggestion, ...]:
-    case, record = q.case, q.record
-    found = [review(case, name, recommended=complete)]
+    found = [review(q.case, name, recommended=complete)]
     if name == "DT-01":
-        recent = reading(record, "lactate", hours(case.service, "lactate_recent_h")).lab
-        if recent is None and not ordering.ordered(record.orders, ordering.LACTATE_CODES):
-            lactate = ordering.concept(LOINC, ordering.LACTATE, "Lactate")
-            found.append(Suggestion("Order lactate", (ordering.service_request(case, lactate, priority="stat"),)))
-        infection = record.active(*words(case.service, "infection_groups"))
-        if infection and not ordering.ordered(record.orders, frozenset({ordering.BLOOD_CULTURE})):
-            cultures = ordering.concept(LOINC, ordering.BLOOD_CULTURE, "Blood culture")
-            request = ordering.service_request(case, cultures, priority="urgent")
-            found.append(Suggestion("Order blood cultures", (request,)))
+        infection = bool(q.record.active(*words(q.case.service, "infection_groups")))
+        found += [Suggestion(f"Order {test}", (action,)) for test, action in tests_missing(q, cultures=infection)]
     return tuple(found)

@@ -14,7 +14,16 @@ from cds_service.advice.packs import care
 from cds_service.advice.packs.infection import Cover, Suspicion, cover, suspected
 from cds_service.advice.packs.news2 import rise
 from cds_service.advice.packs.quality import above, below, reading
-from cds_service.advice.ward_question import NEWS2_AGE, REASONS, URGENT, Question, coded, news2_fact, review
+from cds_service.advice.ward_question import (
+    NEWS2_AGE,
+    REASONS,
+    URGENT,
+    Question,
+    coded,
+    news2_fact,
+    review,
+    tests_missing,
+)
 from cds_service.advice.writing import (
     Fact,
     as_printed,
@@ -31,8 +40,7 @@ from cds_service.advice.writing import (
     taken,
     words,
 )
-from cds_service.cards import Action, Card, Indicator, Suggestion, new_uuid
-from fhir_mappers.codes import LOINC
+from cds_service.cards import Card, Indicator, Suggestion, new_uuid
 from fhir_mappers.record import Lab
 
 RULE = "DT-03"
@@ -225,15 +233,7 @@ def sepsis_rows(q: Question, sepsis: Sepsis) -> list[Fact]:
 
 def sepsis_suggestions(q: Question, sepsis: Sepsis) -> tuple[Suggestion, ...]:
     """Lactate and cultures as far as they are not there, and the site's bundle where it names one."""
-    case, record = q.case, q.record
-    tests: list[tuple[str, Action]] = []
-    recent = reading(record, "lactate", hours(case.service, "lactate_recent_h")).lab
-    if recent is None and not ordering.ordered(record.orders, ordering.LACTATE_CODES):
-        code = ordering.concept(LOINC, ordering.LACTATE, "Lactate")
-        tests.append(("lactate", ordering.service_request(case, code, priority="stat")))
-    if not ordering.ordered(record.orders, frozenset({ordering.BLOOD_CULTURE})):
-        code = ordering.concept(LOINC, ordering.BLOOD_CULTURE, "Blood culture")
-        tests.append(("blood cultures", ordering.service_request(case, code, priority="stat")))
+    case, tests = q.case, tests_missing(q, cultures=True)
     found = []
     if tests:
         label = "Order " + " and ".join(name for name, _ in tests)

@@ -11,6 +11,7 @@ from cds_service.advice.estimates import film_fact, films_used, model_line, rest
 from cds_service.advice.packs import care
 from cds_service.advice.packs.news2 import News2, news2
 from cds_service.advice.packs.pregnancy import postpartum, pregnancy
+from cds_service.advice.packs.quality import reading
 from cds_service.advice.writing import (
     Fact,
     hours,
@@ -21,6 +22,7 @@ from cds_service.advice.writing import (
     words,
 )
 from cds_service.cards import Action, Suggestion
+from fhir_mappers.codes import LOINC
 from fhir_mappers.record import Order, PatientRecord
 from models.contract import Estimate
 
@@ -204,6 +206,20 @@ def review(case: Case, rule: str, *, recommended: bool = False) -> Suggestion:
     code = coded(str(setting(case.service, "rapid_response_code")), "rapid response review")
     call = ordering.service_request(case, code, priority="stat")
     return Suggestion("Order rapid response review", (call,), is_recommended=recommended)
+
+
+def tests_missing(q: Question, *, cultures: bool) -> list[tuple[str, Action]]:
+    """Lactate, and blood cultures where they are wanted, as far as they are neither there nor ordered."""
+    case, record = q.case, q.record
+    recent = reading(record, "lactate", hours(case.service, "lactate_recent_h")).lab
+    wanted = [("lactate", ordering.LACTATE, "Lactate", ordering.LACTATE_CODES)] if recent is None else []
+    if cultures:
+        wanted.append(("blood cultures", ordering.BLOOD_CULTURE, "Blood culture", frozenset({ordering.BLOOD_CULTURE})))
+    return [
+        (name, ordering.service_request(case, ordering.concept(LOINC, code, text), priority="stat"))
+        for name, code, text, codes in wanted
+        if not ordering.ordered(record.orders, codes)
+    ]
 
 
 def coded(code: str, text: str) -> dict[str, Any]:
