@@ -188,7 +188,10 @@ class _Wording:
         graded = f", {strength} recommendation" if strength else ""
         # What is strongly recommended is said, not put up for consideration (CLINICAL.md 2.1).
         says = escape_markdown(
-            row.instruction.replace("consider ", "") if strength == "strong" else row.instruction, 110
+            row.instruction.replace("; consider ", ", or ").removeprefix("consider ")
+            if strength == "strong"
+            else row.instruction,
+            110,
         )
         found = [f"{row.drug.capitalize()} {row.consequence}. {row.guideline}{graded}: {says}."]
         if self.disputed:
