@@ -48,9 +48,23 @@ def staff(resources: Iterable[Mapping[str, Any]], user: str | None, at: datetime
     if not site.roles or user is None:
         return Staff()
     held = [r for r in resources if fhir.type_of(r) == "PractitionerRole" and _is_of(r, user) and _holds(r, at)]
-    codes = {f"{system}|{code}" for role in held for system, code in fhir.codes_of(role.get("code"))}
+    known = [_known(concept, site) for role in held for concept in _concepts(role)]
+    # Beside a role that the site does not list, which may be a prescriber's, a listed one hides nothing.
+    roles = frozenset().union(*known) if all(known) else frozenset[StaffRole]()
     specialties = {f"{system}|{code}" for role in held for system, code in fhir.codes_of(role.get("specialty"))}
-    return Staff(frozenset(site.roles[c] for c in codes if c in site.roles), frozenset(specialties))
+    return Staff(roles, frozenset(specialties))
+
+
+def _concepts(role: Mapping[str, Any]) -> Sequence[Any]:
+    """The role's codes, each a concept in several codings perhaps; one that says nothing where it has none."""
+    code = role.get("code")
+    return code if isinstance(code, list) and code else [code]
+
+
+def _known(concept: Any, site: Site) -> frozenset[StaffRole]:
+    """What the site's list calls this concept; nothing where it does not know it."""
+    codes = (f"{system}|{code}" for system, code in fhir.codes_of(concept))
+    return frozenset(site.roles[c] for c in codes if c in site.roles)
 
 
 def _is_of(role: Mapping[str, Any], user: str) -> bool:

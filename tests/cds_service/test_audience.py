@@ -67,9 +67,22 @@ def test_metformin_before_contrast_is_for_prescribers_and_pharmacists_alone(hosp
         (role("106292003", period={"start": "2026-12-31"}),),
         (role("106292003", who="Practitioner/u2"),),
         (role("106292003"), role("309343006", id_="r2")),
+        (role("65853000"), role("224571005", id_="r2")),
+        ({**role("65853000"), "code": [*role("65853000")["code"], *role("224571005")["code"]]},),
         ({**role("106292003"), "practitioner": {"display": "somebody"}},),
     ],
-    ids=["none", "not listed", "inactive", "ended", "not begun", "another's", "doctor as well", "nobody's"],
+    ids=[
+        "none",
+        "not listed",
+        "inactive",
+        "ended",
+        "not begun",
+        "another's",
+        "doctor as well",
+        "unlisted as well",
+        "unlisted in the same",
+        "nobody's",
+    ],
 )
 def test_a_role_that_is_not_the_users_now_hides_nothing(hospital: Asked, held: tuple[dict[str, Any], ...]) -> None:
     assert len(hospital.cards(sent={"staff_roles": bundle(*held)})) == 1
