@@ -14,8 +14,8 @@ from models.serving import Engine
 
 log = logging.getLogger(__name__)
 
-VERSIONS = 3
-"""Of all models in memory at once besides the shipped ones; beyond, the one that was loaded first goes."""
+VERSIONS = 2
+"""Of each model in memory at once besides the shipped one, over all models; beyond, what was loaded first goes."""
 
 
 class Versions:
@@ -60,7 +60,7 @@ class Versions:
         engine = Engine.of(verify(self._registry.with_digest(name, digest)), self._registry.models)
         kept = {engine.digest for engine in self.shipped.values()}
         added = [d for d in self._loaded if d not in kept]
-        if len(added) >= VERSIONS:
+        if len(added) >= VERSIONS * len(self.shipped):
             self._loaded.pop(added[0]).close()
         self._loaded[digest] = engine
         log.info("model loaded", extra={"fields": {"model": engine.name, "digest": digest[:12]}})

@@ -31,6 +31,7 @@ LONGEST_WAIT_S = 5.0
 SETTLED_S = 30.0
 """A process that lived so long was well: what ends it then counts from the beginning."""
 TRIES = 5
+CANNOT_START = 1
 HUNG_S = 30.0
 """An engine that says nothing for so long, or that takes so long for one batch, is ended and started again."""
 LOADING_S = 300.0
@@ -67,10 +68,8 @@ class Kept:
                 if self._stopping.is_set():
                     return
                 self.started_at = time.monotonic()
-                # S603: the command is ours, word for word.
-                process = subprocess.Popen(self._command, env=self._env, pass_fds=self._fds)  # noqa: S603
-                self.process = process
-            status = process.wait()
+                self.process = self._start()
+            status = self.process.wait() if self.process is not None else CANNOT_START
             if self._stopping.is_set():
                 return
             failures = 1 if time.monotonic() - self.started_at > SETTLED_S else failures + 1
@@ -80,6 +79,14 @@ class Kept:
                 self._gave_up()
                 return
             self._stopping.wait(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (failures - 1)))
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        try:
+            # S603: the command is ours, word for word.
+            return subprocess.Popen(self._command, env=self._env, pass_fds=self._fds)  # noqa: S603
+        except OSError as error:  # no memory or no process number left
+            log.error("process not started", extra={"fields": {"part": self.part, "why": error.strerror}})
+            return None
 
     def kill(self) -> None:
         """End it at once; it is started again."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cds_service.lifeline import MISCONFIGURED
-from cds_service.workers import TRIES, Kept, watch_engine
+from cds_service.workers import CANNOT_START, TRIES, Kept, watch_engine
 
 STARTED = "import sys; open(sys.argv[1], 'a').write('.'); "
 SPEAKS_ONCE = """
@@ -66,6 +66,15 @@ def test_a_process_that_fails_again_and_again_is_given_up_with_its_status(tmp_pa
         assert gave_up.wait(60)
         assert process.status == 3
     assert len(starts.read_text()) == TRIES
+
+
+def test_a_process_that_the_system_cannot_start_is_given_up_as_well(tmp_path: Path) -> None:
+    gave_up = threading.Event()
+    process = Kept("part", (str(tmp_path / "nowhere"),), os.environ, (), gave_up.set)
+    assert gave_up.wait(60)
+    assert process.status == CANNOT_START
+    process.stop()
+    process.join(60)
 
 
 def test_a_process_whose_settings_are_wrong_is_started_once(tmp_path: Path) -> None:
