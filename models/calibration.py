@@ -120,8 +120,9 @@ def likeliest(
         gradient = np.array([(error * x).sum() - pull * (a - 1.0), error.sum()])
         cross = (curve * x).sum()
         hessian = np.array([[(curve * x * x).sum() + pull, cross], [cross, curve.sum()]])
-        step = np.clip(np.linalg.solve(hessian, gradient), -2.0, 2.0)
-        # Far from the maximum a whole step may go past it, and then back and forth for ever.
+        step = np.linalg.solve(hessian, gradient)
+        # Far from the maximum a whole step may go past it, and then back and forth for ever; a step of bounded length
+        # would not get there where the logits differ little.
         share, then = 1.0, loss(a + step[0], b + step[1])
         while then > now and share > 1e-4:
             share /= 2.0

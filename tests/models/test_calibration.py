@@ -53,6 +53,16 @@ def test_without_a_pull_the_fit_is_the_logistic_regressions() -> None:
     assert intercept == pytest.approx(float(expected.intercept_[0]), rel=1e-3)
 
 
+def test_logits_that_hardly_differ_are_fitted_as_their_multiples_are() -> None:
+    """Of the same ranking a thousand times narrower, the likeliest slope is a thousand times greater."""
+    rng = np.random.default_rng(1)
+    y = (rng.random(300) < 0.5).astype(np.float64)
+    x = 2.0 * (y - 0.5) + rng.normal(0.0, 1.0, 300)
+    wide = likeliest(x, y, np.ones(300), 0.0)
+    narrow = likeliest(x / 1000.0, y, np.ones(300), 0.0)
+    assert narrow == pytest.approx((1000.0 * wide[0], wide[1]), rel=1e-4)
+
+
 def test_a_slope_held_at_one_moves_the_mean_probability_to_the_prevalence() -> None:
     logits, labels, _ = sample(500)
     slope, intercept = likeliest(logits, labels, np.ones(500), 1e9)

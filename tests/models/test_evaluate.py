@@ -37,7 +37,7 @@ def judged(shard: Shard, quality: float, *, target: str = "finding.opacity", riv
 
 
 def test_a_model_that_knows_is_usable_and_one_that_guesses_is_withheld(shards: dict[str, Shard]) -> None:
-    good = report(judged(shards["generated"], 4.0), resamples=100)
+    good = report(judged(shards["generated"], 3.0), resamples=100)
     bad = report(judged(shards["generated"], 0.0), resamples=100)
     assert (good.standing, bad.standing) == ("usable", "withheld")
     assert any("does not exclude chance" in limit for limit in bad.limits)
